@@ -1,0 +1,283 @@
+//! One host's desired state: the document that the hub renders, both sides store verbatim, and the agent makes true.
+//!
+//! Its canonical bytes (RFC 8785 JSON) are its identity. An unknown field refuses the whole document: an older agent must
+//! not run half of what a newer hub meant. Deliberately absent: generations (they belong to the envelope), secrets' values,
+//! where flow sets and models come from, and anything that is observed.
+use crate::{
+    ids::{Digest, HostId, Name},
+    policy::Policy,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Largest canonical document, in bytes.
+pub const MAX_SPEC_BYTES: usize = 256 * 1024;
+
+/// Version of the document's shape.
+pub const SCHEMA: u32 = 1;
+
+/// Everything one host should run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DesiredState {
+    /// Always [`SCHEMA`].
+    pub schema: u32,
+    /// The host this is for; an agent refuses another's.
+    pub host: HostId,
+    /// Its name, for texts.
+    pub host_name: Name,
+    /// Its site's name.
+    pub site: Name,
+    /// What may leave the site.
+    pub policy: Policy,
+    /// Sorted by name, names unique.
+    pub instances: Vec<InstanceSpec>,
+}
+
+/// One named workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceSpec {
+    pub name: Name,
+    /// Image reference as the operator wrote it.
+    pub image: String,
+    pub workload: Workload,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(default)]
+    pub resources: Resources,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// May the instance reach beyond the host's own network?
+    #[serde(default)]
+    pub egress: bool,
+    /// A changed value means: make a new container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub restart_nonce: String,
+    /// Keep the volumes, run nothing.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Send the container's log lines up as records of class log.
+    #[serde(default)]
+    pub collect_logs: bool,
+}
+
+/// What is special about a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Workload {
+    NodeRed(NodeRed),
+    Mosquitto(Mosquitto),
+    Ollama(Ollama),
+    Container(Container),
+}
+
+impl Workload {
+    /// The kind's name as manifests and reports write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeRed(_) => "node-red",
+            Self::Mosquitto(_) => "mosquitto",
+            Self::Ollama(_) => "ollama",
+            Self::Container(_) => "container",
+        }
+    }
+}
+
+/// A Node-RED runtime and the flow set it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRed {
+    /// Digest of the flow set's tar; none = an empty runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_set: Option<Digest>,
+    /// Instance of this host that is the broker for REDFORGE_MQTT_*; none = the only mosquitto there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Name>,
+    /// Instance of this host that answers OLLAMA_URL; none = the only ollama there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ollama: Option<Name>,
+}
+
+/// An MQTT broker for the host's instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mosquitto {
+    /// Messages queued per client before the broker drops; 0 = no limit beside the bytes.
+    pub max_queued_messages: u32,
+    /// Bytes queued per client before the broker drops.
+    pub max_queued_bytes: u64,
+    /// Unacked messages per client.
+    pub max_inflight_messages: u16,
+    /// Largest payload in bytes.
+    pub message_size_limit: u32,
+}
+
+impl Default for Mosquitto {
+    fn default() -> Self {
+        // 256 MiB of queue rides out hours of an absent subscriber; 2 MB is what Mosquitto 2.1 allows per packet by
+        // default; 200 in flight gave 46,000 acked messages a second where the stock 20 was the bottleneck.
+        Self {
+            max_queued_messages: 0,
+            max_queued_bytes: 256 << 20,
+            max_inflight_messages: 200,
+            message_size_limit: 2_000_000,
+        }
+    }
+}
+
+/// An Ollama server and the models it must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ollama {
+    pub models: Vec<Model>,
+}
+
+/// A model by name and content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Ollama's name, with or without a tag (`latest`).
+    pub name: String,
+    /// What `/api/tags` must say.
+    pub digest: Digest,
+}
+
+/// Any container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// Replaces the image's command; empty = the image's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// How to tell that it works; none = it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+}
+
+/// A check of a container from the host's own network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Probe {
+    /// GET answers 200 to 399.
+    Http { port: u16, path: String },
+    /// The port accepts a connection.
+    Tcp { port: u16 },
+}
+
+/// Limits; none = no limit of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+/// A named volume that outlives its container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    pub name: Name,
+    /// Absolute path inside the container.
+    pub path: String,
+}
+
+/// A port published on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    pub container: u16,
+    pub host: u16,
+    /// Address to listen on, such as 127.0.0.1 or 0.0.0.0.
+    pub address: std::net::IpAddr,
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// Transport of a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+/// A document's canonical bytes and what they hash to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canonical {
+    pub bytes: Vec<u8>,
+    pub sha256: Digest,
+}
+
+/// Why a document is not a desired state.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidDesired {
+    #[error("the document has {0} bytes, more than {MAX_SPEC_BYTES}")]
+    TooLarge(usize),
+    #[error("the document does not match its hash")]
+    HashMismatch,
+    #[error("the document is not understood: {0}")]
+    Json(String),
+    #[error("schema {0} is not {SCHEMA}")]
+    Schema(u32),
+    #[error("instances: '{0}' occurs twice")]
+    DuplicateInstance(Name),
+}
+
+impl DesiredState {
+    /// Serialises once; the bytes are what is stored, hashed and sent.
+    pub fn canonical(&self) -> Result<Canonical, InvalidDesired> {
+        let bytes = serde_json_canonicalizer::to_vec(self).map_err(|e| InvalidDesired::Json(e.to_string()))?;
+        if bytes.len() > MAX_SPEC_BYTES {
+            return Err(InvalidDesired::TooLarge(bytes.len()));
+        }
+        let sha256 = Digest::of(&bytes);
+        Ok(Canonical { bytes, sha256 })
+    }
+
+    /// Reads bytes that came from outside or from disk. Refused whole on any unknown field.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidDesired> {
+        if bytes.len() > MAX_SPEC_BYTES {
+            return Err(InvalidDesired::TooLarge(bytes.len()));
+        }
+        let state: Self = serde_json::from_slice(bytes).map_err(|e| InvalidDesired::Json(e.to_string()))?;
+        if state.schema != SCHEMA {
+            return Err(InvalidDesired::Schema(state.schema));
+        }
+        for pair in state.instances.windows(2) {
+            if pair[0].name >= pair[1].name {
+                return Err(InvalidDesired::DuplicateInstance(pair[1].name.clone()));
+            }
+        }
+        Ok(state)
+    }
+
+    /// The instance of this name.
+    pub fn instance(&self, name: &str) -> Option<&InstanceSpec> {
+        self.instances.iter().find(|i| i.name.as_str() == name)
+    }
+}
+
+impl InstanceSpec {
+    /// Identity of one instance's spec: what `memory.failed` remembers.
+    pub fn hash(&self) -> Digest {
+        let bytes = serde_json_canonicalizer::to_vec(self).expect("a spec has no value that JSON cannot hold");
+        Digest::of(&bytes)
+    }
+
+    /// Digests of the blobs that must be on the host before the instance can run as desired.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        match &self.workload {
+            Workload::NodeRed(n) => n.flow_set,
+            Workload::Mosquitto(_) | Workload::Ollama(_) | Workload::Container(_) => None,
+        }
+        .into_iter()
+    }
+}

@@ -1,0 +1,112 @@
+//! What an agent says about its host: the status words, and one report that replaces the one before.
+//!
+//! Enums, numbers and names of the desired state only; text that began in a container has no field here.
+use crate::ids::{Digest, Name};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            /// Every word, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word as pages, tables and SQL write it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),+ }
+            }
+
+            /// The word's value, if it is one of ours.
+            pub fn from_word(s: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|w| w.as_str() == s)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words!(
+    /// The connection of a host, as the hub sees it.
+    Link { Online, Stale, Offline, NeverSeen }
+);
+words!(
+    /// How well something works.
+    Health { Healthy, Degraded, Error, Unknown }
+);
+words!(
+    /// How far something is from its desired state.
+    Sync { UpToDate, Updating, OutOfDate, Drifted, Paused, Failed, RolledBack }
+);
+words!(
+    /// Where an instance is in its life.
+    Phase { Pending, Pulling, Starting, Running, Stopping, Stopped, Crashed, Safe }
+);
+words!(
+    /// Why something is not as desired.
+    Reason {
+        ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
+        PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
+        StartRefused, WaitingForInstance, Suspended,
+    }
+);
+
+/// One instance as its agent last saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub name: Name,
+    pub kind: String,
+    pub phase: Phase,
+    pub health: Health,
+    pub sync: Sync,
+    pub reason: Option<Reason>,
+    /// Names of the desired state or its flow sets that explain `reason`; at most [`MAX_NAMES`].
+    pub names: Vec<String>,
+    pub container_id: Option<String>,
+    pub restarts: u32,
+    pub exit_code: Option<i32>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub changed_at: OffsetDateTime,
+    pub memory_limit_bytes: u64,
+    pub cpu_limit_millicores: u32,
+}
+
+/// Most names a reason carries.
+pub const MAX_NAMES: usize = 32;
+/// Longest such name in bytes.
+pub const MAX_NAME_BYTES: usize = 128;
+
+/// Facts about a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    pub hostname: String,
+    pub architecture: String,
+    pub kernel: String,
+    pub agent_version: String,
+    pub docker_version: String,
+    pub docker_api_version: String,
+    pub cpus: u32,
+    pub memory_total_bytes: u64,
+    pub disk_free_bytes: u64,
+    pub disk_total_bytes: u64,
+}
+
+/// What the reconciler last found: the agent's link adds numbers of the outbox and sends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    pub generation: u64,
+    pub spec_sha256: Option<Digest>,
+    pub health: Health,
+    pub sync: Sync,
+    pub reason: Option<Reason>,
+    pub names: Vec<String>,
+    pub instances: Vec<InstanceStatus>,
+}
