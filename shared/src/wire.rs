@@ -6,7 +6,13 @@ mod record;
 mod report;
 
 /// Generated from `proto/redforge/v1`.
-#[expect(clippy::all, clippy::pedantic, rustdoc::all, missing_docs, reason = "generated code")]
+#[expect(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod pb {
     tonic::include_proto!("redforge.v1");
     /// Descriptor set for server reflection.
