@@ -1,0 +1,21 @@
+//! The gRPC doors: translate between the wire and the rooms behind, map errors outward, decide nothing.
+//!
+//! Agents come in through `enrollment`, `control`, `telemetry` and `artifacts`, checked per request by `peer`; operators
+//! through `admin`. Listening, TLS and limits belong to `serve`.
+use crate::store::StoreError;
+use redforge_shared::error::Chain;
+use tonic::{Code, Status};
+
+/// How a failed database act looks from outside. The cause goes to the log, once; the caller gets one clear sentence.
+pub fn store_status(e: &StoreError) -> Status {
+    if e.is_unavailable() {
+        tracing::debug!(error = %Chain(e), "database away");
+        return Status::new(Code::Unavailable, UNAVAILABLE);
+    }
+    tracing::error!(error = %Chain(e), "database act failed");
+    Status::internal("the hub could not do this; its log says why")
+}
+
+/// What callers hear while the database is away or cannot write.
+pub const UNAVAILABLE: &str =
+    "the hub's database is not available at the moment; the hub keeps trying, ask again later";

@@ -1,0 +1,114 @@
+//! All SQL of the hub, one file per noun: each adds an `impl Store` block.
+//!
+//! Knows the domain and sqlx; knows no door, no task and no decision. A row that is not there is `Ok(None)`; a refusal is a
+//! domain enum; [`StoreError`] means that an act on the database failed.
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{str::FromStr, time::Duration};
+use uuid::Uuid;
+
+pub mod hints;
+
+/// A handle on the hub's database. The server may be away: then every act fails with an error that says so.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+    direct: PgConnectOptions,
+}
+
+/// An act on the database that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database address cannot be used")]
+    Address(#[source] sqlx::Error),
+    #[error("migrating the database failed")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    #[error("{act} failed")]
+    Act { act: &'static str, source: sqlx::Error },
+    #[error("{act} failed: the stored {what} cannot be read: {problem}")]
+    Corrupt { act: &'static str, what: &'static str, problem: String },
+}
+
+impl StoreError {
+    /// Is the database away, full or not yet migrated, so that the same act may succeed later?
+    pub fn is_unavailable(&self) -> bool {
+        let e = match self {
+            Self::Act { source, .. } => source,
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(e)) => e,
+            Self::Address(_) | Self::Migrate(_) | Self::Corrupt { .. } => return false,
+        };
+        match e {
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
+            // 08 connection, 53 no resources (disk full, too many connections), 57 operator intervention (shutdown,
+            // starting up), 58 system error, 25006 read only, 42P01 table missing: migrations have not run yet.
+            sqlx::Error::Database(e) => e.code().is_some_and(|c| {
+                ["08", "53", "57", "58"].iter().any(|class| c.starts_with(class)) || c == "25006" || c == "42P01"
+            }),
+            sqlx::Error::Protocol(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Names the act of a query where it is made.
+pub(in crate::store) trait Act<T> {
+    /// `Err(e)` becomes "`act` failed", caused by `e`.
+    fn act(self, act: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Act<T> for Result<T, sqlx::Error> {
+    fn act(self, act: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Act { act, source })
+    }
+}
+
+/// Where the database is and how many connections may be used.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// May go through a pooler.
+    pub url: String,
+    /// Never pooled: migrations and LISTEN. The same as `url` where there is no pooler.
+    pub direct_url: String,
+    pub max_connections: u32,
+}
+
+impl Store {
+    /// A handle that connects when it is first used; the server need not be up.
+    pub fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        let parse = |url: &str| {
+            PgConnectOptions::from_str(url).map(|o| o.application_name("redforge-hub")).map_err(StoreError::Address)
+        };
+        let direct = parse(&config.direct_url)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            // A caller waits this long for a connection, then hears that the database is away.
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(parse(&config.url)?);
+        Ok(Self { pool, direct })
+    }
+
+    /// Brings the schema up to this build's version. Safe to run again and by several hubs at once.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        use sqlx::ConnectOptions as _;
+        let mut connection = self.direct.connect().await.act("connecting to the database")?;
+        sqlx::migrate!("./migrations").run(&mut connection).await.map_err(StoreError::Migrate)
+    }
+
+    /// Does the database answer?
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.act("asking the database for a sign of life")?;
+        Ok(())
+    }
+
+    /// Ends the pool's connections in good order.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A new id for a row. Ids are drawn here and nowhere else.
+pub(in crate::store) fn new_id() -> Uuid {
+    Uuid::now_v7()
+}
