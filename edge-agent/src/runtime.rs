@@ -1,0 +1,370 @@
+//! What a container engine can do for us, in our words: the trait, the plain data it speaks, and its one error.
+//!
+//! Step of the flow down: `reconcile` observes and acts through this trait only. It knows nothing of desired states,
+//! kinds or files' content; every object it makes carries the labels of [`labels`], and it never touches one without.
+use crate::runtime::names::Names;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use redforge_shared::{
+    desired::Port,
+    ids::{Digest, HostId, Name},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+};
+
+pub mod names;
+
+/// Labels of every object that is ours.
+pub mod labels {
+    /// The host id: an agent sees only objects that bear its own.
+    pub const HOST: &str = "redforge.host";
+    /// The instance an object belongs to.
+    pub const INSTANCE: &str = "redforge.instance";
+    /// Which of an instance's containers this is.
+    pub const REPLICA: &str = "redforge.replica";
+    /// Hash of what only a new container can change.
+    pub const CONTAINER_HASH: &str = "redforge.container-hash";
+    /// What a volume is for: `cfg`, `live` or `data`.
+    pub const VOLUME: &str = "redforge.volume";
+    /// Marks containers that are made only to carry files into a volume.
+    pub const HELPER: &str = "redforge.helper";
+}
+
+/// A future behind a pointer, so that the trait can be an object.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where the agent reaches a broker instance, and as whom. Read by `collect`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerEndpoint {
+    pub instance: Name,
+    pub addr: SocketAddr,
+    pub user: String,
+    pub password: String,
+}
+
+impl fmt::Debug for BrokerEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerEndpoint({} at {} as {})", self.instance, self.addr, self.user)
+    }
+}
+
+/// A container whose output may be collected. Read by `collect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSource {
+    pub instance: Name,
+    pub container_id: String,
+    pub collect: bool,
+}
+
+/// Which of its two outputs a container wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+impl LogStream {
+    /// The stream's name in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One line (or a part of an overlong one) of a container's output, without its line end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Nanoseconds since 1970 by the engine's clock.
+    pub at_ns: i64,
+    pub stream: LogStream,
+    pub bytes: Bytes,
+    /// The line goes on in the next item: the engine cuts lines at 16 KiB.
+    pub partial: bool,
+}
+
+/// A container to be made. Everything in here needs a new container to change, so its hash is the container's identity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub image_id: String,
+    /// Replaces the image's command; empty = the image's own.
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    /// `uid:gid`; none = the image's own user.
+    pub user: Option<String>,
+    pub mounts: Vec<MountSpec>,
+    pub ports: Vec<Port>,
+    /// Also joined to the network that reaches beyond the host.
+    pub outside: bool,
+    /// Capabilities kept; all others are dropped.
+    pub capabilities: Vec<String>,
+    pub memory_bytes: Option<u64>,
+    pub cpu_millicores: Option<u32>,
+    pub pids: Option<u32>,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub stop_timeout_s: u32,
+    /// Changes when a new container is wanted for no other reason.
+    pub nonce: String,
+}
+
+impl ContainerSpec {
+    /// Identity of the container: SHA-256 of the spec's canonical JSON.
+    pub fn hash(&self) -> Digest {
+        Digest::of(&serde_json_canonicalizer::to_vec(self).expect("a spec has no value that JSON cannot hold"))
+    }
+}
+
+/// A named volume at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    pub volume: String,
+    pub path: String,
+    /// Read-only, and nothing of the image is copied into it.
+    pub read_only: bool,
+}
+
+/// What a volume is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VolumePurpose {
+    /// Rendered files of one content, never rewritten with another.
+    Config,
+    /// Rendered files that the workload reads again on a signal.
+    Live,
+    /// The workload's own data.
+    Data,
+}
+
+impl VolumePurpose {
+    /// The word in the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "cfg",
+            Self::Live => "live",
+            Self::Data => "data",
+        }
+    }
+
+    /// The purpose of this word.
+    pub fn from_word(s: &str) -> Option<Self> {
+        [Self::Config, Self::Live, Self::Data].into_iter().find(|p| p.as_str() == s)
+    }
+}
+
+/// A file to be put into a volume.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct File {
+    /// Relative to the volume.
+    pub name: String,
+    pub bytes: Vec<u8>,
+    pub uid: u32,
+    pub mode: u32,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Rendered files hold secrets: never their bytes.
+        write!(f, "File({}, {} bytes)", self.name, self.bytes.len())
+    }
+}
+
+/// What an image says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSeen {
+    pub id: String,
+    /// Paths that the image declares as volumes, sorted.
+    pub volumes: Vec<String>,
+    /// The user it runs as; empty = root.
+    pub user: String,
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    Running,
+    Restarting,
+    Paused,
+    Exited,
+    Removing,
+    Dead,
+}
+
+/// One of our containers as the engine shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerSeen {
+    pub id: String,
+    pub name: String,
+    pub instance: Name,
+    pub replica: u32,
+    /// The label, whatever it says.
+    pub hash: String,
+    pub state: ContainerState,
+    /// As the engine writes it; changes at every start.
+    pub started_at: String,
+    pub exit_code: i32,
+    pub oom_killed: bool,
+    pub restarts: u32,
+    /// On our internal network.
+    pub address: Option<IpAddr>,
+    /// Is it joined to the network that reaches beyond the host?
+    pub outside: bool,
+    pub memory_limit_bytes: u64,
+    pub cpu_limit_millicores: u32,
+    pub pids_limit: u32,
+    /// Names of the volumes it mounts.
+    pub volumes: BTreeSet<String>,
+}
+
+/// One of our volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSeen {
+    pub instance: Name,
+    pub purpose: VolumePurpose,
+}
+
+/// Everything on the engine that is ours, and what stands in our way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostSeen {
+    /// Sorted by name.
+    pub containers: Vec<ContainerSeen>,
+    /// Ids of containers that carried files and were left behind.
+    pub helpers: Vec<String>,
+    /// By name, with the subnet.
+    pub networks: BTreeMap<String, String>,
+    pub volumes: BTreeMap<String, VolumeSeen>,
+    /// Names of our pattern that objects without our label bear.
+    pub foreign: BTreeSet<String>,
+}
+
+/// Signals that we send beside SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Hangup,
+}
+
+/// The engine's own words about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineVersion {
+    pub engine: String,
+    /// The API version in use after negotiation.
+    pub api: String,
+}
+
+/// What went wrong, by what was tried.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("the container engine cannot be reached")]
+    Unreachable(#[source] Cause),
+    #[error("image '{reference}' is neither on the host nor in a registry it can reach")]
+    ImageMissing {
+        reference: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("'{name}' exists and is not ours")]
+    Foreign { name: String },
+    #[error("the subnet {subnet} of network '{name}' is taken")]
+    SubnetTaken { name: String, subnet: String },
+    #[error("a published port of '{name}' is taken")]
+    PortTaken { name: String },
+    #[error("no space is left for {act} '{name}'")]
+    DiskFull { act: &'static str, name: String },
+    #[error("the engine does not know '{name}'")]
+    NotFound { name: String },
+    /// The request itself was not accepted: the same request will be refused again.
+    #[error("the engine refused to {act} '{name}'")]
+    Refused {
+        act: &'static str,
+        name: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("the engine failed to {act} '{name}'")]
+    Failed {
+        act: &'static str,
+        name: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("'{name}' holds more than {limit} bytes")]
+    TooLarge { name: String, limit: usize },
+}
+
+/// The engine's side of an error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+impl RuntimeError {
+    /// May the same request succeed later without anybody changing it?
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Refused { .. } | Self::TooLarge { .. })
+    }
+}
+
+/// Result of talking to the engine.
+pub type Done<T> = Result<T, RuntimeError>;
+
+/// A container engine. `names` says whose objects are meant; every `ensure_*` is idempotent.
+pub trait Runtime: Send + Sync {
+    /// The engine's version and the API version in use.
+    fn version(&self) -> Boxed<'_, Done<EngineVersion>>;
+    /// Everything of this host, and what bears our names without being ours.
+    fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>>;
+    /// Makes the network unless it is there; [`RuntimeError::SubnetTaken`] asks for another subnet.
+    fn ensure_network<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        subnet: Option<&'a str>,
+        internal: bool,
+    ) -> Boxed<'a, Done<()>>;
+    /// Makes the volume unless it is there; the host label is read back.
+    fn ensure_volume<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        instance: &'a Name,
+        purpose: VolumePurpose,
+    ) -> Boxed<'a, Done<()>>;
+    /// Removes a volume that is ours; one that is gone is fine.
+    fn remove_volume<'a>(&'a self, names: &'a Names, name: &'a str) -> Boxed<'a, Done<()>>;
+    /// Puts files into a volume through a container of `image` that is created and never started.
+    fn put_files<'a>(
+        &'a self,
+        names: &'a Names,
+        image: &'a str,
+        volume: &'a str,
+        files: &'a [File],
+    ) -> Boxed<'a, Done<()>>;
+    /// Creates the container on the internal network under the instance's name. Ours of that name already there: fine.
+    fn create_container<'a>(
+        &'a self,
+        names: &'a Names,
+        instance: &'a Name,
+        spec: &'a ContainerSpec,
+    ) -> Boxed<'a, Done<()>>;
+    /// Joins a container to the network that reaches beyond the host.
+    fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>>;
+    fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
+    /// SIGTERM, then after `timeout_s` SIGKILL; returns when it has ended. One that is gone is fine.
+    fn stop_container<'a>(&'a self, container: &'a str, timeout_s: u32) -> Boxed<'a, Done<()>>;
+    /// Removes a stopped container with its anonymous volumes. One that is gone is fine.
+    fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
+    fn signal<'a>(&'a self, container: &'a str, signal: Signal) -> Boxed<'a, Done<()>>;
+    /// The regular files of one folder of a container, by name; at most 4 MiB together.
+    fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>>;
+    /// The image if it is on the host.
+    fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
+    /// The image; fetched from its registry when it is not on the host.
+    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>>;
+    /// A container's output from the whole second `since_s` (since 1970) on, and on; ends with the container.
+    fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>>;
+    /// Fires when something of this host may have changed. A hint: it carries nothing and may be lost.
+    fn events(&self, host: HostId) -> BoxStream<'static, ()>;
+}

@@ -1,0 +1,124 @@
+//! The names of a host's Docker objects, and the subnets its network may take.
+//!
+//! Two agents on one engine never meet: every name carries the first 8 hex digits of the SHA-256 of the host id.
+use redforge_shared::ids::{Digest, HostId, Name};
+use std::net::Ipv4Addr;
+
+/// The names of one host's objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    pub host: HostId,
+    prefix: String,
+}
+
+impl Names {
+    /// The names of this host.
+    pub fn new(host: HostId) -> Self {
+        let h8 = &Digest::of(host.to_string().as_bytes()).hex()[..8];
+        Self { host, prefix: format!("redforge-{h8}") }
+    }
+
+    /// `redforge-<h8>`: also the name of the internal network.
+    pub fn network(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The network that reaches beyond the host.
+    pub fn outside(&self) -> String {
+        format!("{}-out", self.prefix)
+    }
+
+    /// An instance's container.
+    pub fn container(&self, instance: &Name, replica: u32) -> String {
+        format!("{}-{instance}-{replica}", self.prefix)
+    }
+
+    /// A data volume.
+    pub fn volume(&self, instance: &Name, volume: &str) -> String {
+        format!("{}-{instance}-{volume}", self.prefix)
+    }
+
+    /// The volume of rendered files with this content.
+    pub fn config_volume(&self, instance: &Name, content: Digest) -> String {
+        format!("{}-{instance}-cfg-{}", self.prefix, &content.hex()[..12])
+    }
+
+    /// The volume of files that are reread on a signal.
+    pub fn live_volume(&self, instance: &Name) -> String {
+        format!("{}-{instance}-live", self.prefix)
+    }
+
+    /// The container that carries files into `volume`.
+    pub fn helper(&self, volume: &str) -> String {
+        let tail = volume.strip_prefix(&self.prefix).unwrap_or(volume);
+        format!("{}-put{tail}", self.prefix)
+    }
+
+    /// Does an object of this name look like one of ours?
+    pub fn owns(&self, name: &str) -> bool {
+        name.strip_prefix(&self.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+}
+
+/// Address range from which networks take their subnets, such as 10.231.64.0/18.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    base: u32,
+    bits: u8,
+}
+
+/// What is wrong with a pool's text.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a range of IPv4 addresses such as 10.231.64.0/18 (at least a /24)")]
+pub struct InvalidPool(pub String);
+
+impl std::str::FromStr for Pool {
+    type Err = InvalidPool;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidPool(s.chars().take(80).collect());
+        let (address, bits) = s.split_once('/').ok_or_else(invalid)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| invalid())?;
+        let bits: u8 = bits.parse().map_err(|_| invalid())?;
+        if !(8..=24).contains(&bits) {
+            return Err(invalid());
+        }
+        let base = u32::from(address);
+        if base & (u32::MAX >> bits) != 0 {
+            return Err(invalid());
+        }
+        Ok(Self { base, bits })
+    }
+}
+
+impl Pool {
+    /// The /24 subnets of the pool, in order; at most 256 of them.
+    pub fn subnets(&self) -> impl Iterator<Item = String> + use<> {
+        let (base, count) = (self.base, 1_u32 << (24 - self.bits));
+        (0..count.min(256)).map(move |n| format!("{}/24", Ipv4Addr::from(base + (n << 8))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_two_hosts_never_meet() {
+        let host = |n: u8| HostId(uuid::Uuid::from_bytes([n; 16]));
+        let (a, b) = (Names::new(host(1)), Names::new(host(2)));
+        let name: Name = "broker".parse().expect("a name");
+        assert_ne!(a.network(), b.network());
+        assert!(a.owns(&a.container(&name, 0)) && !b.owns(&a.container(&name, 0)));
+        assert!(!a.owns(&format!("{}x", a.network())), "a longer prefix is another's");
+    }
+
+    #[test]
+    fn pools_are_cut_into_subnets() {
+        let pool: Pool = "10.231.64.0/18".parse().expect("the default pool");
+        let all: Vec<_> = pool.subnets().collect();
+        assert_eq!((all.len(), all[0].as_str(), all[63].as_str()), (64, "10.231.64.0/24", "10.231.127.0/24"));
+        for bad in ["", "10.0.0.0", "10.0.0.0/25", "10.0.0.1/24", "10.231.64.0/x", "::/8"] {
+            assert!(bad.parse::<Pool>().is_err(), "{bad}");
+        }
+    }
+}
