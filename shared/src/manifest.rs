@@ -1,1 +1,417 @@
-//! The YAML kinds that operators write: Site, FlowSet, Instance (`apiVersion: redforge.io/v1`).
+//! What operators write: YAML documents of kind Site, FlowSet and Instance, parsed into types and checked.
+//!
+//! One parser for hub and CLI. Every error names document, path, line and what is allowed; an unknown field is an error.
+//! Parsing reads each document into a tree that remembers lines (`yaml`), then into the types below, then checks what
+//! types cannot say (`check`). `InstanceSpec` is also what the hub stores as JSON. Deliberately absent: whether a host,
+//! a site or a flow set exists (the hub's `api` knows), and reading files.
+mod check;
+mod render;
+mod yaml;
+
+use crate::{
+    desired::{Model, Probe, Protocol, Volume},
+    ids::Name,
+    policy::Policy,
+    units::{Bytes, Millicores},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// The only version of the kinds there is.
+pub const API_VERSION: &str = "redforge.io/v1";
+/// Largest set of manifests in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// Most documents in a set.
+pub const MAX_DOCUMENTS: usize = 500;
+/// Most errors that are reported at once.
+pub const MAX_ERRORS: usize = 50;
+
+/// One parsed and checked document.
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and a box in each pattern costs more reading")]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Manifest {
+    Site(SiteManifest),
+    FlowSet(FlowSetManifest),
+    Instance(InstanceManifest),
+}
+
+/// A place and its data rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteManifest {
+    pub name: Name,
+    pub labels: BTreeMap<String, String>,
+    pub spec: SiteSpec,
+}
+
+/// A named flow set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlowSetManifest {
+    pub name: Name,
+    pub spec: FlowSetSpec,
+}
+
+/// A named workload on a host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceManifest {
+    pub name: Name,
+    pub labels: BTreeMap<String, String>,
+    pub spec: InstanceSpec,
+}
+
+impl Manifest {
+    /// Resource name: sites/x, flowsets/x, hosts/h/instances/i.
+    pub fn resource_name(&self) -> String {
+        match self {
+            Self::Site(s) => format!("sites/{}", s.name),
+            Self::FlowSet(f) => format!("flowsets/{}", f.name),
+            Self::Instance(i) => format!("hosts/{}/instances/{}", i.spec.host, i.name),
+        }
+    }
+}
+
+/// What a site says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SiteSpec {
+    /// IANA name.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+
+impl Default for SiteSpec {
+    fn default() -> Self {
+        Self { time_zone: utc(), policy: Policy::default() }
+    }
+}
+
+/// What a flow set says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FlowSetSpec {
+    pub flows: FlowSource,
+}
+
+/// Where the flows are.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum FlowSource {
+    /// A file, relative to the manifest. Only the CLI can read it; the hub refuses it.
+    Path(String),
+    /// The nodes themselves.
+    Inline(Vec<Value>),
+}
+
+impl<'de> Deserialize<'de> for FlowSource {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match Value::deserialize(d)? {
+            Value::String(path) => Ok(Self::Path(path)),
+            Value::Array(nodes) => Ok(Self::Inline(nodes)),
+            _ => Err(serde::de::Error::custom("expected the path of a flow file, or a list of nodes")),
+        }
+    }
+}
+
+/// The kinds of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    NodeRed,
+    Mosquitto,
+    Ollama,
+    Container,
+}
+
+impl Kind {
+    /// The kind as manifests and reports write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NodeRed => "node-red",
+            Self::Mosquitto => "mosquitto",
+            Self::Ollama => "ollama",
+            Self::Container => "container",
+        }
+    }
+}
+
+/// What an instance says. Exactly the section of its kind may be present.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// Host it runs on, by name.
+    pub host: Name,
+    pub kind: Kind,
+    /// Image reference, taken as it is.
+    pub image: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub egress: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub restart_nonce: String,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub suspend: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub collect_logs: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_red: Option<NodeRed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mosquitto: Option<Mosquitto>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ollama: Option<Ollama>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+/// Limits; none = no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Millicores>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+impl Resources {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A port published on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    pub container: u16,
+    pub host: u16,
+    #[serde(default = "loopback")]
+    pub address: IpAddr,
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+fn loopback() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
+impl Port {
+    /// True if both cannot be published on one host.
+    pub fn collides(&self, other: &Self) -> bool {
+        let overlap = self.address == other.address || self.address.is_unspecified() || other.address.is_unspecified();
+        self.host == other.host && self.protocol == other.protocol && overlap
+    }
+}
+
+/// A Node-RED runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeRed {
+    /// Flow set by name; its newest revision runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_set: Option<Name>,
+    /// Broker instance of the same host; none = the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Name>,
+    /// Ollama instance of the same host; none = the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ollama: Option<Name>,
+}
+
+/// A broker's queue limits; what is absent has its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mosquitto {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued_messages: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued_bytes: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_inflight_messages: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_size_limit: Option<Bytes>,
+}
+
+/// An Ollama server's models.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ollama {
+    #[serde(default)]
+    pub models: Vec<Model>,
+}
+
+/// Any container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Container {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+}
+
+/// One thing that is wrong with a set of manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestError {
+    /// Number of the document from 1; 0 = the whole text.
+    pub doc: usize,
+    /// Path of the field, such as `spec.ports[1].host`; empty = the document.
+    pub path: String,
+    /// Line in the text from 1; 0 = not known.
+    pub line: u64,
+    pub problem: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.doc > 0 {
+            write!(f, "document {}, ", self.doc)?;
+        }
+        if self.line > 0 {
+            write!(f, "line {}", self.line)?;
+        } else {
+            f.write_str("manifests")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ", {}", self.path)?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document<M, S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: M,
+    spec: S,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Metadata {
+    name: Name,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameOnly {
+    name: Name,
+}
+
+/// Reads a set of manifests. All errors that can be told apart come back at once, in the order of the text.
+pub fn parse(text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>> {
+    if text.len() > MAX_MANIFEST_BYTES {
+        let problem = format!("the manifests have {} bytes, more than {MAX_MANIFEST_BYTES}", text.len());
+        return Err(vec![ManifestError { doc: 0, path: String::new(), line: 0, problem }]);
+    }
+    let documents = yaml::documents(text).map_err(|e| vec![e])?;
+    let mut manifests = Vec::with_capacity(documents.len());
+    let mut errors = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, document) in documents.iter().enumerate() {
+        let located = |(path, problem): (String, String)| ManifestError {
+            doc: index + 1,
+            line: document.line(&path),
+            path,
+            problem: problem.chars().take(400).collect(),
+        };
+        match one(&document.value) {
+            Ok(manifest) => {
+                let mut problems = check::problems(&manifest);
+                let name = manifest.resource_name();
+                if !seen.insert(name.clone()) {
+                    problems.push(("metadata.name".into(), format!("{name} occurs twice")));
+                }
+                errors.extend(problems.into_iter().map(located));
+                manifests.push(manifest);
+            }
+            Err(problem) => errors.push(located(problem)),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(manifests);
+    }
+    errors.sort_by_key(|e| (e.doc, e.line));
+    errors.truncate(MAX_ERRORS);
+    Err(errors)
+}
+
+fn one(value: &Value) -> Result<Manifest, (String, String)> {
+    let at = |path: &str, problem: String| (path.to_owned(), problem);
+    let Value::Object(top) = value else {
+        return Err(at("", "expected a mapping with apiVersion, kind, metadata and spec".into()));
+    };
+    match top.get("apiVersion").and_then(Value::as_str) {
+        Some(API_VERSION) => {}
+        Some(other) => return Err(at("apiVersion", format!("'{other}' is not known, expected {API_VERSION}"))),
+        None => return Err(at("", format!("apiVersion is missing, expected {API_VERSION}"))),
+    }
+    match top.get("kind").and_then(Value::as_str) {
+        Some("Site") => {
+            let mut with_spec = top.clone();
+            with_spec.entry("spec").or_insert_with(|| Value::Object(Default::default()));
+            let d: Document<Metadata, SiteSpec> = typed(&Value::Object(with_spec))?;
+            Ok(Manifest::Site(SiteManifest { name: d.metadata.name, labels: d.metadata.labels, spec: d.spec }))
+        }
+        Some("FlowSet") => {
+            let d: Document<NameOnly, FlowSetSpec> = typed(value)?;
+            Ok(Manifest::FlowSet(FlowSetManifest { name: d.metadata.name, spec: d.spec }))
+        }
+        Some("Instance") => {
+            let d: Document<Metadata, InstanceSpec> = typed(value)?;
+            Ok(Manifest::Instance(InstanceManifest { name: d.metadata.name, labels: d.metadata.labels, spec: d.spec }))
+        }
+        Some(other) => Err(at("kind", format!("'{other}' is not known, expected Site, FlowSet or Instance"))),
+        None => Err(at("", "kind is missing, expected Site, FlowSet or Instance".into())),
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let mut path = String::new();
+        for segment in e.path() {
+            path = match segment {
+                serde_path_to_error::Segment::Seq { index } => yaml::item(&path, *index),
+                serde_path_to_error::Segment::Map { key } => yaml::field(&path, key),
+                serde_path_to_error::Segment::Enum { variant } => yaml::field(&path, variant),
+                serde_path_to_error::Segment::Unknown => path,
+            };
+        }
+        (path, e.inner().to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! An instance's manifest as the host's desired state has it: pure, total, nothing is looked up.
+use super::{InstanceSpec, Kind};
+use crate::{
+    desired::{self, Workload},
+    ids::{Digest, Name},
+};
+
+impl InstanceSpec {
+    /// The desired form. `flow_set` gives the newest digest of a flow set by name.
+    pub fn render(&self, name: &Name, flow_set: impl FnOnce(&Name) -> Option<Digest>) -> desired::InstanceSpec {
+        desired::InstanceSpec {
+            name: name.clone(),
+            image: self.image.clone(),
+            workload: self.workload(flow_set),
+            env: self.env.clone(),
+            resources: desired::Resources {
+                cpu_millicores: self.resources.cpu.map(|c| c.0),
+                memory_bytes: self.resources.memory.map(|m| m.0),
+                pids: self.resources.pids,
+            },
+            volumes: self.volumes.clone(),
+            ports: self
+                .ports
+                .iter()
+                .map(|p| desired::Port {
+                    container: p.container,
+                    host: p.host,
+                    address: p.address,
+                    protocol: p.protocol,
+                })
+                .collect(),
+            egress: self.egress,
+            restart_nonce: self.restart_nonce.clone(),
+            suspend: self.suspend,
+            collect_logs: self.collect_logs,
+        }
+    }
+
+    fn workload(&self, flow_set: impl FnOnce(&Name) -> Option<Digest>) -> Workload {
+        match self.kind {
+            Kind::NodeRed => {
+                let section = self.node_red.clone().unwrap_or_default();
+                Workload::NodeRed(desired::NodeRed {
+                    flow_set: section.flow_set.as_ref().and_then(flow_set),
+                    broker: section.broker,
+                    ollama: section.ollama,
+                })
+            }
+            Kind::Mosquitto => {
+                let section = self.mosquitto.clone().unwrap_or_default();
+                let default = desired::Mosquitto::default();
+                Workload::Mosquitto(desired::Mosquitto {
+                    max_queued_messages: section.max_queued_messages.unwrap_or(default.max_queued_messages),
+                    max_queued_bytes: section.max_queued_bytes.map_or(default.max_queued_bytes, |b| b.0),
+                    max_inflight_messages: section.max_inflight_messages.unwrap_or(default.max_inflight_messages),
+                    message_size_limit: section
+                        .message_size_limit
+                        .and_then(|b| u32::try_from(b.0).ok())
+                        .unwrap_or(default.message_size_limit),
+                })
+            }
+            Kind::Ollama => {
+                Workload::Ollama(desired::Ollama { models: self.ollama.clone().unwrap_or_default().models })
+            }
+            Kind::Container => {
+                let section = self.container.clone().unwrap_or_default();
+                Workload::Container(desired::Container { command: section.command, probe: section.probe })
+            }
+        }
+    }
+
+    /// Flow set that the instance runs, by name.
+    pub fn flow_set(&self) -> Option<&Name> {
+        self.node_red.as_ref().and_then(|n| n.flow_set.as_ref())
+    }
+}

@@ -1,0 +1,167 @@
+//! Manifests as people write and miswrite them.
+use super::*;
+use crate::{desired, ids::Digest};
+use proptest::prelude::*;
+
+const GOOD: &str = r#"
+apiVersion: redforge.io/v1
+kind: Site
+metadata: {name: plant-1, labels: {region: north}}
+spec:
+  timeZone: Europe/Berlin
+---
+apiVersion: redforge.io/v1
+kind: FlowSet
+metadata: {name: documents}
+spec:
+  flows: flows/documents.json
+---
+apiVersion: redforge.io/v1
+kind: Instance
+metadata:
+  name: flows
+spec:
+  host: edge-1
+  kind: node-red
+  image: redforge.local/node-red:4.1
+  env:
+    SHIFT: "2"
+  resources: {cpu: 0.5, memory: 256Mi, pids: 200}
+  volumes:
+    - {name: data, path: /data}
+  ports:
+    - {container: 1880, host: 18800}
+  collectLogs: true
+  nodeRed: {flowSet: documents, broker: broker}
+"#;
+
+fn errors(text: &str) -> String {
+    let errors = parse(text).expect_err("must be refused");
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_set_is_read_kind_by_kind() {
+    let all = parse(GOOD).expect("a good set");
+    let names: Vec<_> = all.iter().map(Manifest::resource_name).collect();
+    assert_eq!(names, ["sites/plant-1", "flowsets/documents", "hosts/edge-1/instances/flows"]);
+    let Manifest::Instance(instance) = &all[2] else { panic!("the third is an instance") };
+    assert_eq!(instance.spec.resources.cpu, Some(Millicores(500)));
+    assert_eq!(instance.spec.ports[0].address.to_string(), "127.0.0.1");
+    let stored = serde_json::to_value(&instance.spec).expect("a spec is JSON");
+    assert_eq!(stored["resources"]["memory"], "256Mi");
+    assert_eq!(serde_json::from_value::<InstanceSpec>(stored).expect("its own JSON"), instance.spec);
+}
+
+#[test]
+fn rendering_resolves_the_flow_set_and_keeps_the_rest() {
+    let all = parse(GOOD).expect("a good set");
+    let Manifest::Instance(instance) = &all[2] else { panic!("the third is an instance") };
+    let digest = Digest::of(b"a flow set");
+    let rendered = instance.spec.render(&instance.name, |name| (name.as_str() == "documents").then_some(digest));
+    let desired::Workload::NodeRed(section) = &rendered.workload else { panic!("kind node-red") };
+    assert_eq!(section.flow_set, Some(digest));
+    assert_eq!(rendered.resources.memory_bytes, Some(256 << 20));
+    assert!(rendered.collect_logs && !rendered.egress);
+}
+
+#[test]
+fn errors_name_document_line_path_and_what_is_allowed() {
+    insta::assert_snapshot!(errors(
+        "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: plant-1\n  lables: {}\n---\n\
+         apiVersion: redforge.io/v1\nkind: Instance\nmetadata:\n  name: Flows\nspec: {}\n---\n\
+         apiVersion: redforge.io/v2\nkind: Site\n---\nkind: Sight\napiVersion: redforge.io/v1\n---\n- just a list\n"
+    ));
+}
+
+#[test]
+fn every_wrong_field_of_an_instance_is_told_at_once() {
+    insta::assert_snapshot!(errors(
+        r#"apiVersion: redforge.io/v1
+kind: Instance
+metadata:
+  name: flows
+spec:
+  host: edge-1
+  kind: mosquitto
+  image: "has spaces"
+  env:
+    REDFORGE_HOST: mine
+    1ST: one
+  resources:
+    memory: 1Mi
+    pids: 0
+  volumes:
+    - name: data
+      path: data
+    - name: data
+      path: /a/../b
+    - {name: cfg-1, path: /c}
+  ports:
+    - {container: 0, host: 80}
+    - {container: 81, host: 80, address: 0.0.0.0}
+  nodeRed:
+    flowSet: documents
+  container:
+    probe: {http: {port: 80, path: health}}
+"#
+    ));
+}
+
+#[test]
+fn fields_deep_inside_keep_their_line() {
+    let with = |tail: &str| {
+        format!(
+            "apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  kind: container\n  image: a:1\n{tail}"
+        )
+    };
+    insta::assert_snapshot!(
+        [
+            errors(&with("  imagePullPolicy: Always\n")),
+            errors(&with("  ports:\n    - container: 80\n      host: 80\n    - container: 81\n      hots: 81\n")),
+            errors(&with("  resources:\n    cpu: much\n")),
+            errors(&with("  env:\n    PORT: 1880\n")),
+            errors(&with("  ports:\n    - {container: 70000, host: 80}\n")),
+            errors(&with("  container:\n    probe:\n      http: {port: 80, path: /, retries: 3}\n")),
+            errors(&with("  kind: container\n")),
+            errors(&with("  env: &a {A: *b}\n")),
+            errors(&with("  volumes: null\n")),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn hostile_texts_are_refused_and_small_in_memory() {
+    let deep = format!("{}1{}", "[".repeat(4000), "]".repeat(4000));
+    let block = (0..200).map(|i| format!("{}a:", " ".repeat(i))).collect::<Vec<_>>().join(
+        "
+",
+    );
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..12 {
+        let refs = vec![format!("*a{}", i - 1); 9].join(", ");
+        bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+    }
+    for text in [deep, block, bomb, "---\n".repeat(2000), "x".repeat(MAX_MANIFEST_BYTES + 1)] {
+        assert!(parse(&text).is_err());
+    }
+    assert!(errors("kind: \u{0}").contains("line 1"), "{}", errors("kind: \u{0}"));
+    let inline = "apiVersion: redforge.io/v1\nkind: FlowSet\nmetadata: {name: a}\nspec:\n  flows:\n    - {id: a, type: tab}\n    - {id: a, type: tab}\n";
+    assert_eq!(errors(inline), "document 1, line 5, spec.flows: flows.json, node 1: id 'a' occurs twice");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        drop(parse(&String::from_utf8_lossy(&bytes)));
+    }
+
+    #[test]
+    fn a_damaged_set_is_read_or_refused(at in 0..GOOD.len(), with in "[\\PC\n]{0,3}", cut in 0..12_usize) {
+        let mut text: String = GOOD[..at].to_owned();
+        text.push_str(&with);
+        text.push_str(GOOD.get(at + cut..).unwrap_or_default());
+        drop(parse(&text));
+    }
+}
