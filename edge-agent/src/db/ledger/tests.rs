@@ -1,0 +1,93 @@
+//! The ledger on real files: what survives a reopen, what is refused.
+use super::*;
+use redforge_shared::{desired::SCHEMA as DOCUMENT, ids::HostId, policy::Policy};
+use std::os::unix::fs::PermissionsExt as _;
+
+fn document(site: &str) -> (Bytes, Digest) {
+    let state = DesiredState {
+        schema: DOCUMENT,
+        host: HostId(uuid::Uuid::from_u128(7)),
+        host_name: "edge-1".parse().expect("a name"),
+        site: site.parse().expect("a name"),
+        policy: Policy::Open,
+        instances: Vec::new(),
+    };
+    let canonical = state.canonical().expect("small");
+    (canonical.bytes.into(), canonical.sha256)
+}
+
+#[tokio::test]
+async fn a_newer_generation_is_kept_across_a_reopen_and_an_older_one_is_not_taken() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    let ledger = Ledger::open(&path).await.expect("opens");
+    assert_eq!(std::fs::metadata(&path).expect("exists").permissions().mode() & 0o777, 0o600);
+    assert!(ledger.desired().is_none());
+    let hint = ledger.subscribe();
+    let ((one, one_sha), (two, two_sha)) = (document("alpha"), document("beta"));
+    assert_eq!(ledger.accept(3, one.clone(), one_sha).await.expect("commits"), Accepted::New);
+    assert!(hint.has_changed().expect("open"));
+    assert_eq!(ledger.accept(3, one.clone(), one_sha).await.expect("reads"), Accepted::Same);
+    assert_eq!(ledger.accept(5, one.clone(), one_sha).await.expect("commits"), Accepted::Raised);
+    assert_eq!(ledger.accept(4, two.clone(), two_sha).await.expect("reads"), Accepted::Older);
+    assert_eq!(ledger.accept(5, two.clone(), two_sha).await.expect("reads"), Accepted::Older);
+    assert!(matches!(ledger.accept(6, two, one_sha).await, Err(LedgerError::Refused(InvalidDesired::HashMismatch))));
+    drop(ledger);
+    let ledger = Ledger::open(&path).await.expect("opens again");
+    let kept = ledger.desired().expect("kept");
+    assert_eq!((kept.generation, kept.sha256, &kept.bytes), (5, one_sha, &one));
+    assert_eq!(kept.state.site.as_str(), "alpha");
+}
+
+#[tokio::test]
+async fn small_rows_are_kept_and_a_secret_is_drawn_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    let name: Name = "nr".parse().expect("a name");
+    let digest = Digest::of(b"blob");
+    let ledger = Ledger::open(&path).await.expect("opens");
+    assert_eq!(ledger.next_start_no().await.expect("counts"), 1);
+    ledger.set_hold(&name, true).await.expect("commits");
+    ledger.set_nonce(&name, "n1").await.expect("commits");
+    ledger.memory_set("failed", "nr", Some(b"why")).await.expect("commits");
+    ledger.memory_set("failed", "gone", Some(b"x")).await.expect("commits");
+    ledger.memory_set("failed", "gone", None).await.expect("commits");
+    ledger.kv_set("subnet", "10.231.64.0/24").await.expect("commits");
+    ledger.want(digest).await.expect("commits");
+    assert_eq!(ledger.wanted().await.expect("reads"), [digest]);
+    assert_eq!(ledger.local_secret("broker", || vec![1]).await.expect("draws"), [1]);
+    drop(ledger);
+    let ledger = Ledger::open(&path).await.expect("opens again");
+    assert_eq!(ledger.next_start_no().await.expect("counts"), 2);
+    assert_eq!(ledger.local_secret("broker", || vec![2]).await.expect("reads"), [1]);
+    let site = ledger.site().await.expect("reads");
+    assert!(site.hold.contains(&name) && site.nonces[&name] == "n1");
+    assert_eq!(ledger.memory_all("failed").await.expect("reads"), [("nr".to_owned(), b"why".to_vec())]);
+    assert_eq!(ledger.kv_get("subnet").await.expect("reads").as_deref(), Some(&b"10.231.64.0/24"[..]));
+    ledger.have(digest).await.expect("commits");
+    assert!(ledger.wanted().await.expect("reads").is_empty());
+    ledger.want(digest).await.expect("commits");
+    assert_eq!(ledger.wanted().await.expect("reads"), [digest], "a blob that vanished is wanted again");
+}
+
+#[tokio::test]
+async fn newer_foreign_and_damaged_files_are_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    drop(Ledger::open(&path).await.expect("opens"));
+    let conn = Connection::open(&path).expect("opens");
+    conn.pragma_update(None, "user_version", 9).expect("writes");
+    drop(conn);
+    let e = Ledger::open(&path).await.expect_err("is newer");
+    assert!(matches!(e, LedgerError::Open(OpenError::Newer { found: 9, known: 1, .. })), "{e:?}");
+
+    let other = dir.path().join("other.db");
+    Connection::open(&other).expect("opens").execute_batch("CREATE TABLE t (a)").expect("writes");
+    let e = Ledger::open(&other).await.expect_err("is foreign");
+    assert!(matches!(e, LedgerError::Open(OpenError::Foreign { found: 0, .. })), "{e:?}");
+
+    let garbage = dir.path().join("garbage.db");
+    std::fs::write(&garbage, vec![0x5a; 20_000]).expect("writes");
+    let LedgerError::Open(e) = Ledger::open(&garbage).await.expect_err("is garbage") else { panic!("another error") };
+    assert!(e.is_damage(), "{e:?}");
+}
