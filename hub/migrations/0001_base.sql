@@ -184,3 +184,10 @@ CREATE TABLE event (
 );
 CREATE INDEX event_at ON event (at DESC);
 CREATE INDEX event_resource ON event (resource, at DESC);
+
+-- The link as it was last told: a change is told once, whichever hub sees it.
+CREATE TABLE host_link (
+    host_id uuid PRIMARY KEY REFERENCES host (id) ON DELETE CASCADE,
+    link text NOT NULL,
+    since timestamptz NOT NULL
+);

@@ -9,7 +9,15 @@ use sqlx::{
 use std::{str::FromStr, time::Duration};
 use uuid::Uuid;
 
+pub mod artifacts;
+pub mod authorities;
+pub mod desired;
+pub mod enrollment;
+pub mod events;
 pub mod hints;
+pub mod hosts;
+pub mod operators;
+pub mod reports;
 
 /// A handle on the hub's database. The server may be away: then every act fails with an error that says so.
 #[derive(Clone, Debug)]

@@ -1,0 +1,42 @@
+//! What the hub noticed, for people: written in the transaction of the change it tells about.
+use super::{Act, Store, StoreError};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// Something the hub noticed.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub at: OffsetDateTime,
+    /// UPPER_SNAKE.
+    pub reason: &'static str,
+    pub warning: bool,
+    /// Resource name, such as hosts/press-4.
+    pub resource: String,
+    /// Who caused it: a token's name, `agent`, or `hub`.
+    pub actor: String,
+    pub message: String,
+}
+
+pub(in crate::store) async fn insert(tx: &mut PgConnection, e: &NewEvent) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO event (at, reason, warning, resource, actor, message) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(e.at)
+        .bind(e.reason)
+        .bind(e.warning)
+        .bind(&e.resource)
+        .bind(&e.actor)
+        .bind(&e.message)
+        .execute(tx)
+        .await
+        .act("writing an event")?;
+    Ok(())
+}
+
+impl Store {
+    /// Writes an event that belongs to no other change.
+    pub async fn record_event(&self, e: &NewEvent) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await.act("writing an event")?;
+        insert(&mut tx, e).await?;
+        super::hints::hint(&mut tx, "event").await?;
+        tx.commit().await.act("writing an event")
+    }
+}

@@ -1,0 +1,50 @@
+//! Operators' tokens. Only hashes are stored.
+use super::{Act, Store, StoreError, new_id};
+use redforge_shared::ids::Digest;
+use time::OffsetDateTime;
+
+/// A token that was found and has not ended.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct OperatorRow {
+    pub name: String,
+    /// admin, operator or viewer.
+    pub role: String,
+}
+
+impl Store {
+    /// Adds a token under its hash.
+    pub async fn insert_operator_token(
+        &self,
+        hash: Digest,
+        name: &str,
+        role: &str,
+        now: OffsetDateTime,
+        expires_at: Option<OffsetDateTime>,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO operator_token (id, hash, name, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(new_id())
+        .bind(&hash.0[..])
+        .bind(name)
+        .bind(role)
+        .bind(now)
+        .bind(expires_at)
+        .execute(&self.pool)
+        .await
+        .act("storing an operator's token")?;
+        Ok(())
+    }
+
+    /// The token of this hash, if it is good at `now`.
+    pub async fn operator_by_hash(&self, hash: Digest, now: OffsetDateTime) -> Result<Option<OperatorRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT name, role FROM operator_token WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+        )
+        .bind(&hash.0[..])
+        .bind(now)
+        .fetch_optional(&self.pool)
+        .await
+        .act("looking up an operator's token")
+    }
+}
