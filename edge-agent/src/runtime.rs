@@ -18,6 +18,7 @@ use std::{
     pin::Pin,
 };
 
+pub mod docker;
 pub mod names;
 
 /// Labels of every object that is ours.

@@ -1,0 +1,303 @@
+//! Docker as a [`Runtime`], over its socket: the only room that knows bollard.
+//!
+//! The engine may be away at any time, at the first call too: it is connected lazily and every failure says whether the
+//! same request may succeed later. It decides nothing about instances.
+use crate::runtime::{
+    Boxed, Cause, ContainerSpec, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Runtime,
+    RuntimeError, Signal, VolumePurpose, labels, names::Names,
+};
+use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
+use redforge_shared::ids::{HostId, Name};
+use std::{collections::BTreeMap, collections::HashMap, path::PathBuf, sync::Arc};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::OnceCell;
+
+mod container;
+mod files;
+mod image;
+mod network;
+mod observe;
+
+/// Seconds before a request of which nothing came back is given up; stopping a container may take most of it.
+const REQUEST_TIMEOUT_S: u64 = 120;
+
+/// The engine behind a socket.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    socket: Arc<PathBuf>,
+    client: Arc<OnceCell<bollard::Docker>>,
+}
+
+impl Docker {
+    /// The engine behind this socket; nothing is connected yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: Arc::new(socket.into()), client: Arc::new(OnceCell::new()) }
+    }
+
+    /// The client, with the API version settled at the first success.
+    async fn client(&self) -> Done<&bollard::Docker> {
+        self.client
+            .get_or_try_init(|| async {
+                let path = self.socket.to_string_lossy();
+                let unreachable = |e: Error| RuntimeError::Unreachable(Box::new(e));
+                bollard::Docker::connect_with_unix(&path, REQUEST_TIMEOUT_S, API_DEFAULT_VERSION)
+                    .map_err(unreachable)?
+                    .negotiate_version()
+                    .await
+                    .map_err(unreachable)
+            })
+            .await
+    }
+}
+
+/// Puts the engine's answer into our words.
+fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
+    let name = name.to_owned();
+    let (status, message) = match &error {
+        Error::DockerResponseServerError { status_code, message } => (*status_code, message.clone()),
+        Error::DockerStreamError { error } => (500, error.clone()),
+        Error::RequestTimeoutError => return RuntimeError::Failed { act, name, source: Box::new(error) },
+        _ => return RuntimeError::Unreachable(Box::new(error)),
+    };
+    // The engine tells these apart in its text only; the texts are those of 20.10 to 29.
+    let says = |text: &str| message.contains(text);
+    if says("no space left on device") {
+        return RuntimeError::DiskFull { act, name };
+    }
+    if says("port is already allocated") || says("address already in use") {
+        return RuntimeError::PortTaken { name };
+    }
+    let source: Cause = Box::new(error);
+    match status {
+        404 => RuntimeError::NotFound { name },
+        400 => RuntimeError::Refused { act, name, source },
+        // What runc refuses (no such command, a bad mount) comes as 500.
+        500 if says("OCI runtime create failed") || says("failed to create shim") => {
+            RuntimeError::Refused { act, name, source }
+        }
+        _ => RuntimeError::Failed { act, name, source },
+    }
+}
+
+/// An answer that lacks what it must have.
+fn incomplete(act: &'static str, name: &str) -> RuntimeError {
+    RuntimeError::Failed { act, name: name.into(), source: "the engine's answer is incomplete".into() }
+}
+
+/// Gone already is as good as done.
+fn gone_is_fine(result: Done<()>) -> Done<()> {
+    match result {
+        Err(RuntimeError::NotFound { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+fn host_labels(names: &Names) -> HashMap<String, String> {
+    HashMap::from([(labels::HOST.into(), names.host.to_string())])
+}
+
+fn is_ours(names: &Names, label: Option<&HashMap<String, String>>) -> bool {
+    label.and_then(|l| l.get(labels::HOST)).is_some_and(|h| *h == names.host.to_string())
+}
+
+impl Runtime for Docker {
+    fn version(&self) -> Boxed<'_, Done<EngineVersion>> {
+        Box::pin(async {
+            let client = self.client().await?;
+            let version = client.version().await.map_err(|e| failed("ask the version of", "engine", e))?;
+            let api = client.client_version();
+            Ok(EngineVersion {
+                engine: version.version.unwrap_or_default(),
+                api: format!("{}.{}", api.major_version, api.minor_version),
+            })
+        })
+    }
+
+    fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>> {
+        self.observe_host(names).boxed()
+    }
+
+    fn ensure_network<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        subnet: Option<&'a str>,
+        internal: bool,
+    ) -> Boxed<'a, Done<()>> {
+        self.make_network(names, name, subnet, internal).boxed()
+    }
+
+    fn ensure_volume<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        instance: &'a Name,
+        purpose: VolumePurpose,
+    ) -> Boxed<'a, Done<()>> {
+        self.make_volume(names, name, instance, purpose).boxed()
+    }
+
+    fn remove_volume<'a>(&'a self, names: &'a Names, name: &'a str) -> Boxed<'a, Done<()>> {
+        self.drop_volume(names, name).boxed()
+    }
+
+    fn put_files<'a>(
+        &'a self,
+        names: &'a Names,
+        image: &'a str,
+        volume: &'a str,
+        files: &'a [File],
+    ) -> Boxed<'a, Done<()>> {
+        self.carry_files(names, image, volume, files).boxed()
+    }
+
+    fn create_container<'a>(
+        &'a self,
+        names: &'a Names,
+        instance: &'a Name,
+        spec: &'a ContainerSpec,
+    ) -> Boxed<'a, Done<()>> {
+        self.make_container(names, instance, spec).boxed()
+    }
+
+    fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>> {
+        self.join_outside(names, container).boxed()
+    }
+
+    fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
+        Box::pin(async move {
+            let start = self.client().await?.start_container(container, None::<query::StartContainerOptions>);
+            start.await.map_err(|e| failed("start", container, e))
+        })
+    }
+
+    fn stop_container<'a>(&'a self, container: &'a str, timeout_s: u32) -> Boxed<'a, Done<()>> {
+        Box::pin(async move {
+            let options = query::StopContainerOptions { t: i32::try_from(timeout_s).ok(), ..Default::default() };
+            let stop = self.client().await?.stop_container(container, Some(options)).await;
+            gone_is_fine(stop.map_err(|e| failed("stop", container, e)))
+        })
+    }
+
+    fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
+        Box::pin(async move {
+            let options = query::RemoveContainerOptions { v: true, ..Default::default() };
+            let removed = self.client().await?.remove_container(container, Some(options)).await;
+            gone_is_fine(removed.map_err(|e| failed("remove", container, e)))
+        })
+    }
+
+    fn signal<'a>(&'a self, container: &'a str, signal: Signal) -> Boxed<'a, Done<()>> {
+        Box::pin(async move {
+            let word = match signal {
+                Signal::Hangup => "SIGHUP",
+            };
+            let options = query::KillContainerOptions { signal: word.into() };
+            let killed = self.client().await?.kill_container(container, Some(options)).await;
+            killed.map_err(|e| failed("signal", container, e))
+        })
+    }
+
+    fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>> {
+        self.fetch_files(container, folder).boxed()
+    }
+
+    fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>> {
+        self.local_image(reference).boxed()
+    }
+
+    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>> {
+        self.local_or_pulled(reference).boxed()
+    }
+
+    fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>> {
+        let (docker, container) = (self.clone(), container.to_owned());
+        let options = query::LogsOptions {
+            follow: true,
+            stdout: true,
+            stderr: true,
+            since: i32::try_from(since_s).unwrap_or(0),
+            until: 0,
+            timestamps: true,
+            tail: "all".into(),
+        };
+        let open = async move {
+            let lines = docker.client().await?.logs(&container, Some(options)).boxed();
+            Ok(lines.map(move |item| match item {
+                Ok(output) => line(output).ok_or_else(|| incomplete("read the log of", &container)),
+                Err(e) => Err(failed("read the log of", &container, e)),
+            }))
+        };
+        stream::once(open).try_flatten().boxed()
+    }
+
+    fn events(&self, host: HostId) -> BoxStream<'static, ()> {
+        let docker = self.clone();
+        let label = format!("{}={host}", labels::HOST);
+        let filters = HashMap::from([
+            ("label".to_owned(), vec![label]),
+            ("type".to_owned(), vec!["container".to_owned()]),
+            ("event".to_owned(), ["start", "die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
+        ]);
+        let options = query::EventsOptions { filters: Some(filters), ..Default::default() };
+        let open = async move {
+            let client = docker.client().await.ok()?;
+            Some(hints(client.events(Some(options))))
+        };
+        stream::once(open).filter_map(std::future::ready).flatten().boxed()
+    }
+}
+
+/// Something happened, as often as something did; ends with the engine's stream.
+fn hints<T>(events: impl Stream<Item = Result<T, Error>> + Send + 'static) -> impl Stream<Item = ()> + Send + 'static
+where
+    T: Send + 'static,
+{
+    events.take_while(|e| std::future::ready(e.is_ok())).map(|_| ())
+}
+
+/// Cuts the engine's timestamp off one frame of a log.
+fn line(output: LogOutput) -> Option<LogLine> {
+    let (stream, message) = match output {
+        LogOutput::StdErr { message } => (LogStream::Stderr, message),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            (LogStream::Stdout, message)
+        }
+    };
+    let space = message.iter().take(40).position(|b| *b == b' ')?;
+    let at = OffsetDateTime::parse(std::str::from_utf8(&message[..space]).ok()?, &Rfc3339).ok()?;
+    let bytes = message.slice(space + 1..);
+    let partial = !bytes.ends_with(b"\n");
+    let bytes = strip_line_end(bytes);
+    Some(LogLine { at_ns: i64::try_from(at.unix_timestamp_nanos()).ok()?, stream, bytes, partial })
+}
+
+fn strip_line_end(bytes: Bytes) -> Bytes {
+    let end = bytes.strip_suffix(b"\n").map_or(bytes.len(), |b| b.strip_suffix(b"\r").unwrap_or(b).len());
+    bytes.slice(..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_frames_lose_their_timestamp_and_line_end() {
+        let parse = |text: &'static str| line(LogOutput::StdErr { message: Bytes::from_static(text.as_bytes()) });
+        let whole = parse("2026-11-23T10:00:00.000000007Z a b\r\n").expect("a frame");
+        assert_eq!((whole.at_ns % 1_000_000_000, &whole.bytes[..], whole.partial), (7, &b"a b"[..], false));
+        assert_eq!(whole.stream, LogStream::Stderr);
+        let part = parse("2026-11-23T10:00:00Z ").expect("an empty part");
+        assert!(part.partial && part.bytes.is_empty());
+        assert_eq!(parse("no time here\n"), None);
+    }
+
+    #[tokio::test]
+    async fn an_absent_socket_is_unreachable_and_may_come() {
+        let docker = Docker::new("/nonexistent/docker.sock");
+        let error = docker.version().await.expect_err("there is no engine");
+        assert!(matches!(error, RuntimeError::Unreachable(_)) && error.is_retryable(), "{error}");
+    }
+}

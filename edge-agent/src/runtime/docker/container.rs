@@ -1,0 +1,159 @@
+//! Makes containers and volumes, each with our labels, and reads the labels back where the engine would not refuse.
+use super::{Docker, failed, gone_is_fine, host_labels, is_ours};
+use crate::runtime::{ContainerSpec, Done, MountSpec, RuntimeError, VolumePurpose, labels, names::Names};
+use bollard::{
+    errors::Error,
+    models::{
+        ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+        MountVolumeOptions, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap, RestartPolicy,
+        RestartPolicyNameEnum, VolumeCreateRequest,
+    },
+    query_parameters as query,
+};
+use redforge_shared::{
+    desired::{Port, Protocol},
+    ids::Name,
+};
+use std::collections::HashMap;
+
+impl Docker {
+    pub(super) async fn make_container(&self, names: &Names, instance: &Name, spec: &ContainerSpec) -> Done<()> {
+        let client = self.client().await?;
+        let name = names.container(instance, 0);
+        let options = query::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
+        match client.create_container(Some(options), body(names, instance, spec)).await {
+            Ok(_) => Ok(()),
+            // Taken: by the container of an earlier, interrupted pass, or by somebody else.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
+                let there = client.inspect_container(&name, None::<query::InspectContainerOptions>).await;
+                let there = there.map_err(|e| failed("inspect", &name, e))?;
+                let found = there.config.and_then(|c| c.labels);
+                let same = found.as_ref().and_then(|l| l.get(labels::CONTAINER_HASH)) == Some(&spec.hash().hex());
+                if is_ours(names, found.as_ref()) && same { Ok(()) } else { Err(RuntimeError::Foreign { name }) }
+            }
+            // Of everything that a create names, only the image may be unknown without us having looked.
+            Err(e @ Error::DockerResponseServerError { status_code: 404, .. }) if e.to_string().contains("image") => {
+                Err(RuntimeError::ImageMissing { reference: spec.image_id.clone(), source: Box::new(e) })
+            }
+            Err(e) => Err(failed("create", &name, e)),
+        }
+    }
+
+    pub(super) async fn join_outside(&self, names: &Names, container: &str) -> Done<()> {
+        let request = NetworkConnectRequest { container: container.into(), ..Default::default() };
+        match self.client().await?.connect_network(&names.outside(), request).await {
+            Ok(()) => Ok(()),
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("already exists in network") => {
+                Ok(())
+            }
+            Err(e) => Err(failed("connect", container, e)),
+        }
+    }
+
+    pub(super) async fn make_volume(
+        &self,
+        names: &Names,
+        name: &str,
+        instance: &Name,
+        purpose: VolumePurpose,
+    ) -> Done<()> {
+        let mut labels = host_labels(names);
+        labels.insert(labels::INSTANCE.into(), instance.to_string());
+        labels.insert(labels::VOLUME.into(), purpose.as_str().into());
+        let request = VolumeCreateRequest { name: Some(name.into()), labels: Some(labels), ..Default::default() };
+        let made = self.client().await?.create_volume(request).await.map_err(|e| failed("create", name, e))?;
+        // Creating a name that is taken gives back whatever bears it.
+        if is_ours(names, Some(&made.labels)) { Ok(()) } else { Err(RuntimeError::Foreign { name: name.into() }) }
+    }
+
+    pub(super) async fn drop_volume(&self, names: &Names, name: &str) -> Done<()> {
+        let client = self.client().await?;
+        let there = match client.inspect_volume(name).await {
+            Ok(volume) => volume,
+            Err(e) => return gone_is_fine(Err(failed("inspect", name, e))),
+        };
+        if !is_ours(names, Some(&there.labels)) {
+            return Err(RuntimeError::Foreign { name: name.into() });
+        }
+        let removed = client.remove_volume(name, None::<query::RemoveVolumeOptions>).await;
+        gone_is_fine(removed.map_err(|e| failed("remove", name, e)))
+    }
+}
+
+fn body(names: &Names, instance: &Name, spec: &ContainerSpec) -> ContainerCreateBody {
+    let mut labels = host_labels(names);
+    labels.insert(labels::INSTANCE.into(), instance.to_string());
+    labels.insert(labels::REPLICA.into(), "0".into());
+    labels.insert(labels::CONTAINER_HASH.into(), spec.hash().hex());
+    let endpoint = EndpointSettings { aliases: Some(vec![instance.to_string()]), ..Default::default() };
+    ContainerCreateBody {
+        hostname: Some(instance.to_string()),
+        image: Some(spec.image_id.clone()),
+        cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
+        env: Some(spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        user: spec.user.clone(),
+        exposed_ports: Some(spec.ports.iter().map(port_key).collect()),
+        // Our own probes ask the workload; the image's would run a process in the container every few seconds.
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
+        stop_timeout: Some(i64::from(spec.stop_timeout_s)),
+        labels: Some(labels),
+        host_config: Some(host_config(names, spec)),
+        // One endpoint only: engines before API 1.44 refuse a second one at create.
+        networking_config: Some(NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(names.network().to_owned(), endpoint)])),
+        }),
+        ..Default::default()
+    }
+}
+
+fn host_config(names: &Names, spec: &ContainerSpec) -> HostConfig {
+    let memory = spec.memory_bytes.map(|b| b as i64);
+    HostConfig {
+        memory,
+        // Equal to memory: no swap on top, so that the limit is the limit.
+        memory_swap: memory,
+        nano_cpus: spec.cpu_millicores.map(|m| i64::from(m) * 1_000_000),
+        pids_limit: spec.pids.map(i64::from),
+        cap_drop: Some(vec!["ALL".into()]),
+        cap_add: Some(spec.capabilities.clone()),
+        security_opt: Some(vec!["no-new-privileges:true".into()]),
+        // Containers outlive the agent, and the engine brings them back after a reboot before the agent is up.
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), ..Default::default() }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some(HashMap::from([("max-size".into(), "10m".into()), ("max-file".into(), "3".into())])),
+        }),
+        network_mode: Some(names.network().into()),
+        port_bindings: Some(port_bindings(&spec.ports)),
+        mounts: Some(spec.mounts.iter().map(mount).collect()),
+        ..Default::default()
+    }
+}
+
+pub(super) fn mount(m: &MountSpec) -> Mount {
+    Mount {
+        target: Some(m.path.clone()),
+        source: Some(m.volume.clone()),
+        typ: Some(MountType::VOLUME),
+        read_only: Some(m.read_only),
+        volume_options: Some(MountVolumeOptions { no_copy: Some(m.read_only), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn port_key(p: &Port) -> String {
+    let protocol = match p.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{}/{protocol}", p.container)
+}
+
+fn port_bindings(ports: &[Port]) -> PortMap {
+    let mut map = PortMap::new();
+    for p in ports {
+        let binding = PortBinding { host_ip: Some(p.address.to_string()), host_port: Some(p.host.to_string()) };
+        map.entry(port_key(p)).or_default().get_or_insert_default().push(binding);
+    }
+    map
+}

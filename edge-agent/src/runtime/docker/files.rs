@@ -1,0 +1,107 @@
+//! Carries files into volumes and out of containers as tars.
+use super::{Docker, container::mount, failed, gone_is_fine, host_labels, is_ours};
+use crate::runtime::{Done, File, MountSpec, Runtime, RuntimeError, labels, names::Names};
+use bollard::{
+    body_full,
+    models::{ContainerCreateBody, HostConfig},
+    query_parameters as query,
+};
+use futures_util::TryStreamExt;
+use std::{collections::BTreeMap, io::Read};
+
+/// Where the helper sees the volume; no image has such a path, so nothing of the image is copied into the volume.
+const CARRY_PATH: &str = "/redforge-put";
+/// Most bytes read out of a container's folder, tar headers included.
+const READ_LIMIT: usize = 4 << 20;
+
+impl Docker {
+    pub(super) async fn carry_files(&self, names: &Names, image: &str, volume: &str, files: &[File]) -> Done<()> {
+        let tar = pack(volume, files)?;
+        let helper = names.helper(volume);
+        // One that an interrupted pass left behind.
+        self.remove_helper(names, &helper).await?;
+        let client = self.client().await?;
+        let mut labels = host_labels(names);
+        labels.insert(labels::HELPER.into(), "put".into());
+        let carry = MountSpec { volume: volume.into(), path: CARRY_PATH.into(), read_only: false };
+        let body = ContainerCreateBody {
+            image: Some(image.into()),
+            // Never run; some images have no command, which a create does not accept.
+            cmd: Some(vec!["put".into()]),
+            labels: Some(labels),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".into()),
+                mounts: Some(vec![mount(&carry)]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let options = query::CreateContainerOptions { name: Some(helper.clone()), ..Default::default() };
+        client.create_container(Some(options), body).await.map_err(|e| failed("create", &helper, e))?;
+        let options = query::UploadToContainerOptions { path: CARRY_PATH.into(), ..Default::default() };
+        let put = client.upload_to_container(&helper, Some(options), body_full(tar.into())).await;
+        let removed = self.remove_helper(names, &helper).await;
+        put.map_err(|e| failed("put files into", volume, e))?;
+        removed
+    }
+
+    async fn remove_helper(&self, names: &Names, helper: &str) -> Done<()> {
+        let there = self.client().await?.inspect_container(helper, None::<query::InspectContainerOptions>).await;
+        match there {
+            Ok(c) if is_ours(names, c.config.as_ref().and_then(|c| c.labels.as_ref())) => {
+                self.remove_container(helper).await
+            }
+            Ok(_) => Err(RuntimeError::Foreign { name: helper.into() }),
+            Err(e) => gone_is_fine(Err(failed("inspect", helper, e))),
+        }
+    }
+
+    pub(super) async fn fetch_files(&self, container: &str, folder: &str) -> Done<BTreeMap<String, Vec<u8>>> {
+        let options = query::DownloadFromContainerOptions { path: folder.into() };
+        let mut parts = std::pin::pin!(self.client().await?.download_from_container(container, Some(options)));
+        let mut tar = Vec::new();
+        while let Some(part) = parts.try_next().await.map_err(|e| failed("read files of", container, e))? {
+            if tar.len() + part.len() > READ_LIMIT {
+                return Err(RuntimeError::TooLarge { name: format!("{container}:{folder}"), limit: READ_LIMIT });
+            }
+            tar.extend_from_slice(&part);
+        }
+        unpack(&tar).map_err(|e| RuntimeError::Failed {
+            act: "read files of",
+            name: container.into(),
+            source: Box::new(e),
+        })
+    }
+}
+
+fn pack(volume: &str, files: &[File]) -> Done<Vec<u8>> {
+    let bad =
+        |e: std::io::Error| RuntimeError::Refused { act: "put files into", name: volume.into(), source: Box::new(e) };
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(file.bytes.len() as u64);
+        header.set_mode(file.mode);
+        header.set_uid(u64::from(file.uid));
+        header.set_gid(u64::from(file.uid));
+        header.set_cksum();
+        tar.append_data(&mut header, &file.name, file.bytes.as_slice()).map_err(bad)?;
+    }
+    tar.into_inner().map_err(bad)
+}
+
+/// The regular files directly in the tar's one folder.
+fn unpack(tar: &[u8]) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let Some(name) = entry.path()?.file_name().map(|n| n.to_string_lossy().into_owned()) else { continue };
+        let mut bytes = Vec::new();
+        entry.by_ref().take(READ_LIMIT as u64).read_to_end(&mut bytes)?;
+        files.insert(name, bytes);
+    }
+    Ok(files)
+}
