@@ -1,0 +1,52 @@
+#!/bin/bash
+# Installs what the tests need and a fresh Debian 12 machine lacks. Starts no service by the way; says what it does.
+# As an ordinary user it installs nothing and names what is missing, with the command.
+set -euo pipefail
+
+need=()
+want() { # want COMMAND-OR-PATH PACKAGE
+  command -v "$1" >/dev/null 2>&1 || compgen -G "$1" >/dev/null || need+=("$2")
+}
+PATH=$PATH:/usr/sbin:/sbin
+want dockerd docker.io
+want docker docker.io
+want '/usr/lib/postgresql/*/bin/postgres' postgresql
+want mosquitto mosquitto
+want gcc build-essential
+want make make
+want npm npm
+want pip3 python3-pip
+want python3 python3
+want iptables iptables
+want ip iproute2
+want setpriv util-linux
+want ps procps
+want curl curl
+want jq jq
+
+if [ ${#need[@]} -gt 0 ]; then
+  readarray -t need < <(printf '%s\n' "${need[@]}" | sort -u)
+  if [ "$(id -u)" != 0 ]; then
+    echo "missing on this machine: ${need[*]}" >&2
+    echo "install them as root: apt-get install --no-install-recommends ${need[*]}" >&2
+    exit 1
+  fi
+  echo "installing ${need[*]}"
+  # A package that brings a service must not start it: nobody asked for a broker or a database on this machine.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+    trap 'rm -f $policy' EXIT
+  fi
+  mkdir -p /etc/postgresql-common
+  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${need[@]}" >/dev/null
+fi
+
+if ! command -v cargo-nextest >/dev/null 2>&1; then
+  echo "installing cargo-nextest (a few minutes, once)"
+  cargo install --locked --quiet cargo-nextest
+fi
