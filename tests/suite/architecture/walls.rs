@@ -1,0 +1,292 @@
+//! Who may import what. One row per room; every row is tripped by a plant in `planted`.
+use super::{
+    Breach,
+    sources::{Parsed, Source, external_crates, in_room},
+};
+
+/// One row of the table.
+struct Wall {
+    rule: &'static str,
+    rooms: &'static [&'static str],
+    /// Paths that no file of the rooms may reach.
+    never: &'static [&'static str],
+    /// If not empty: the only external crates the rooms may name.
+    crates: &'static [&'static str],
+    /// If not empty: the only paths of the own package the rooms may name.
+    own: &'static [&'static str],
+    /// May the rooms be async?
+    pure: bool,
+}
+
+const PLAIN: Wall = Wall { rule: "", rooms: &[], never: &[], crates: &[], own: &[], pure: false };
+
+/// I/O, time and randomness of the standard library.
+const WORLD: &[&str] = &[
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "std::io",
+    "std::time::SystemTime",
+    "std::time::Instant",
+    "time::OffsetDateTime::now_utc",
+    "uuid::Uuid::new_v4",
+    "uuid::Uuid::now_v7",
+    "redforge_shared::clock",
+    "redforge_shared::daemon",
+    "redforge_shared::tls",
+    "redforge_shared::wire",
+];
+
+const DOMAIN_CRATES: &[&str] = &[
+    "redforge_shared",
+    "serde",
+    "serde_json",
+    "serde_json_canonicalizer",
+    "serde_saphyr",
+    "uuid",
+    "time",
+    "thiserror",
+    "sha2",
+    "hex",
+    "tar",
+];
+
+const WALLS: &[Wall] = &[
+    Wall {
+        rule: "shared-domain",
+        rooms: &[
+            "shared/src/ids",
+            "shared/src/desired",
+            "shared/src/report",
+            "shared/src/record",
+            "shared/src/policy",
+            "shared/src/route",
+            "shared/src/manifest",
+            "shared/src/units",
+            "shared/src/flows",
+        ],
+        never: &[
+            "redforge_shared::wire",
+            "redforge_shared::tls",
+            "redforge_shared::daemon",
+            "redforge_shared::clock",
+            "std::fs",
+            "std::net",
+            "std::env",
+        ],
+        crates: DOMAIN_CRATES,
+        pure: true,
+        ..PLAIN
+    },
+    Wall {
+        rule: "shared-wire",
+        rooms: &["shared/src/wire"],
+        never: &["redforge_shared::daemon", "redforge_shared::tls", "redforge_shared::clock", "std::env", "std::fs"],
+        crates: &["prost", "prost_types", "tonic", "tonic_prost", "thiserror", "time", "uuid", "serde_json", "redforge_shared"],
+        pure: true,
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-fleet-pure",
+        rooms: &["hub/src/fleet"],
+        never: WORLD,
+        crates: DOMAIN_CRATES,
+        own: &["redforge_hub::fleet"],
+        pure: true,
+    },
+    Wall {
+        rule: "agent-plan-pure",
+        rooms: &["edge-agent/src/reconcile/plan", "edge-agent/src/router/decide"],
+        never: WORLD,
+        crates: DOMAIN_CRATES,
+        own: &["redforge_edge::reconcile::plan", "redforge_edge::router::decide"],
+        pure: true,
+    },
+    Wall {
+        rule: "hub-store",
+        rooms: &["hub/src/store"],
+        never: &[
+            "redforge_hub::fleet",
+            "redforge_hub::api",
+            "redforge_hub::grpc",
+            "redforge_hub::rest",
+            "redforge_hub::web",
+            "redforge_hub::tasks",
+            "redforge_hub::serve",
+            "axum",
+            "tonic",
+            "hyper",
+        ],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-api",
+        rooms: &["hub/src/api"],
+        never: &[
+            "redforge_hub::grpc",
+            "redforge_hub::rest",
+            "redforge_hub::web",
+            "redforge_hub::serve",
+            "redforge_hub::tasks",
+            "axum",
+            "tonic",
+            "hyper",
+        ],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-doors",
+        rooms: &["hub/src/grpc/admin", "hub/src/rest", "hub/src/web"],
+        never: &["redforge_hub::fleet", "redforge_hub::store", "redforge_hub::tasks", "redforge_hub::pki"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-doors-apart",
+        rooms: &["hub/src/grpc/admin"],
+        never: &["redforge_hub::rest", "redforge_hub::web"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-doors-apart",
+        rooms: &["hub/src/rest"],
+        never: &["redforge_hub::grpc", "redforge_hub::web"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-doors-apart",
+        rooms: &["hub/src/web"],
+        never: &["redforge_hub::grpc", "redforge_hub::rest"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-agents-door",
+        rooms: &[
+            "hub/src/grpc/enrollment",
+            "hub/src/grpc/control",
+            "hub/src/grpc/telemetry",
+            "hub/src/grpc/artifacts",
+            "hub/src/tasks",
+        ],
+        never: &["redforge_hub::rest", "redforge_hub::web"],
+        ..PLAIN
+    },
+    Wall { rule: "agent-reconcile", rooms: &["edge-agent/src/reconcile"], never: &["redforge_edge::link"], ..PLAIN },
+    Wall {
+        rule: "agent-workload",
+        rooms: &["edge-agent/src/workload"],
+        never: &["redforge_edge::db", "redforge_edge::link"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "agent-collect",
+        rooms: &["edge-agent/src/collect", "edge-agent/src/gateway", "edge-agent/src/router"],
+        never: &["redforge_edge::link", "redforge_edge::reconcile"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "agent-link",
+        rooms: &["edge-agent/src/link"],
+        never: &["redforge_edge::reconcile", "redforge_edge::runtime", "redforge_edge::collect", "redforge_edge::privacy"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "ctl-public-api-only",
+        rooms: &["hub/ctl/src"],
+        never: &["redforge_hub", "redforge_edge", "sqlx", "rusqlite"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-and-agent-apart",
+        rooms: &["hub/src"],
+        never: &["redforge_edge"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "hub-and-agent-apart",
+        rooms: &["edge-agent/src"],
+        never: &["redforge_hub"],
+        ..PLAIN
+    },
+    Wall {
+        rule: "checker-independent",
+        rooms: &["tests/src/bin", "tests/bench/limits"],
+        never: &["redforge_hub", "redforge_edge", "redforge_shared", "redforge_tests"],
+        ..PLAIN
+    },
+];
+
+/// A crate or path that only some rooms may name, within the product's sources.
+struct Kept {
+    rule: &'static str,
+    what: &'static str,
+    rooms: &'static [&'static str],
+}
+
+const KEPT: &[Kept] = &[
+    Kept { rule: "bollard-only-in-docker", what: "bollard", rooms: &["edge-agent/src/runtime/docker"] },
+    Kept {
+        rule: "rumqttc-only-in-collectors",
+        what: "rumqttc",
+        rooms: &["edge-agent/src/collect/mqtt", "edge-agent/src/router", "edge-agent/src/workload/probe"],
+    },
+    Kept { rule: "sqlx-only-in-store", what: "sqlx", rooms: &["hub/src/store"] },
+    Kept { rule: "rusqlite-only-in-db", what: "rusqlite", rooms: &["edge-agent/src/db"] },
+    Kept { rule: "rusqlite-only-in-db", what: "rusqlite_migration", rooms: &["edge-agent/src/db"] },
+    Kept {
+        rule: "env-only-in-config",
+        what: "std::env",
+        rooms: &["hub/src/config", "edge-agent/src/config", "hub/ctl/src/config"],
+    },
+];
+
+const PRODUCT: &[&str] = &["hub/src", "hub/ctl/src", "edge-agent/src", "shared/src"];
+
+/// Rooms whose walls would guard nothing if they were gone. Rooms of later issues (rest, router, gateway) are not here.
+pub fn rooms_that_must_exist() -> impl Iterator<Item = &'static str> {
+    let later = ["rest", "router", "gateway", "route", "limits", "plan"];
+    WALLS
+        .iter()
+        .flat_map(|w| w.rooms)
+        .chain(KEPT.iter().flat_map(|k| k.rooms))
+        .copied()
+        .filter(move |r| !later.iter().any(|l| r.contains(l)) && !r.ends_with("config") && !r.ends_with("probe"))
+}
+
+fn reaches(path: &str, target: &str) -> bool {
+    path.strip_prefix(target).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// Adds every breach of the walls in one file.
+pub fn check(file: &Source, parsed: &Parsed, found: &mut Vec<Breach>) {
+    let externals = external_crates();
+    let mut add = |rule, line, what: String| found.push(Breach { rule, path: file.path.clone(), line, what });
+    for wall in WALLS.iter().filter(|w| w.rooms.iter().any(|r| in_room(&file.path, r))) {
+        for (line, path) in &parsed.paths {
+            let first = path.split("::").next().unwrap_or_default();
+            let foreign = externals.contains(first) && !wall.crates.is_empty() && !wall.crates.contains(&first);
+            let package = wall.own.first().and_then(|o| o.split("::").next());
+            let outside = package == Some(first) && !wall.own.iter().any(|own| reaches(path, own));
+            if foreign || outside || wall.never.iter().any(|n| reaches(path, n)) {
+                add(wall.rule, *line, format!("names {path}"));
+            }
+        }
+        if wall.pure {
+            parsed.asynchronous.iter().for_each(|line| add(wall.rule, *line, "is async".into()));
+            for (line, name) in &parsed.macros {
+                if matches!(name.as_str(), "println" | "eprintln" | "print" | "eprint") {
+                    add(wall.rule, *line, format!("calls {name}!"));
+                }
+            }
+        }
+    }
+    if !PRODUCT.iter().any(|p| in_room(&file.path, p)) {
+        return;
+    }
+    for kept in KEPT.iter().filter(|k| !k.rooms.iter().any(|r| in_room(&file.path, r))) {
+        for (line, path) in parsed.paths.iter().filter(|(_, p)| reaches(p, kept.what)) {
+            add(kept.rule, *line, format!("names {path}"));
+        }
+    }
+}
