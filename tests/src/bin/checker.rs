@@ -89,7 +89,9 @@ async fn duplicates(pool: &PgPool, verdict: &mut Verdict) -> Result<()> {
     verdict.differ("stored_twice", &twice);
     let mut numbers = Vec::new();
     for table in ["record_vector", "record_log", "record_event", "record_measurement"] {
-        let sql = format!("SELECT stream_id, seq, count(*) AS n FROM {table} GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2");
+        let sql = format!(
+            "SELECT stream_id, seq, count(*) AS n FROM {table} GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY 1, 2"
+        );
         for r in sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await.context("looking for repeated numbers")? {
             let (stream, seq, n): (i64, i64, i64) = (r.try_get("stream_id")?, r.try_get("seq")?, r.try_get("n")?);
             numbers.push(format!("{table}: stream {stream} seq {seq} is stored {n} times"));
@@ -119,7 +121,10 @@ const STREAMS: &str = "
 /// Gaps, losses and repeats of every stream, and whether what it calls committed is really there.
 async fn streams(pool: &PgPool, allow_lost: bool, verdict: &mut Verdict) -> Result<Vec<Value>> {
     let (mut gaps, mut lost, mut missing, mut table) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    println!("{:<24} {:<12} {:>10} {:>8} {:>8} {:>8} {:>10}", "HOST", "CLASS", "COMMITTED", "GAPS", "LOST", "RESENT", "STORED");
+    println!(
+        "{:<24} {:<12} {:>10} {:>8} {:>8} {:>8} {:>10}",
+        "HOST", "CLASS", "COMMITTED", "GAPS", "LOST", "RESENT", "STORED"
+    );
     for r in sqlx::query(STREAMS).fetch_all(pool).await.context("reading streams")? {
         let number = |name: &str| r.try_get::<i64, _>(name).map(i64::unsigned_abs);
         let (id, host): (i64, String) = (r.try_get("stream_id")?, r.try_get("host")?);
@@ -226,7 +231,11 @@ async fn lines(pool: &PgPool, n: u64, words: &str, verdict: &mut Verdict) -> Res
 }
 
 async fn check(args: &Args) -> Result<(Verdict, Vec<Value>)> {
-    let pool = PgPoolOptions::new().max_connections(1).connect(&args.database).await.context("PostgreSQL cannot be reached")?;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&args.database)
+        .await
+        .context("PostgreSQL cannot be reached")?;
     let mut verdict = Verdict::default();
     let table = streams(&pool, args.allow_lost, &mut verdict).await?;
     duplicates(&pool, &mut verdict).await?;
@@ -259,8 +268,10 @@ async fn main() -> Result<ExitCode> {
     }
     println!("{}", if good { "no difference" } else { "the data differs from what was fed" });
     if let Some(path) = &args.json {
-        let result = json!({"good": good, "numbers": verdict.numbers, "differences": verdict.differences, "streams": table});
-        fs::write(path, serde_json::to_vec_pretty(&result)?).with_context(|| format!("{} cannot be written", path.display()))?;
+        let result =
+            json!({"good": good, "numbers": verdict.numbers, "differences": verdict.differences, "streams": table});
+        fs::write(path, serde_json::to_vec_pretty(&result)?)
+            .with_context(|| format!("{} cannot be written", path.display()))?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

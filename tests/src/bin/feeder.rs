@@ -154,6 +154,9 @@ async fn main() -> Result<()> {
     let counted = counted(&http, &args.urls).await?.saturating_sub(before);
     println!("fed {fed} documents, {chunks} chunks, in {sent} requests; the flows counted {counted}");
     // A request whose answer was lost may have been counted too, never more often than it was sent.
-    ensure!(counted >= fed && counted <= sent, "the flows counted {counted} documents, fed were {fed} in {sent} requests");
+    ensure!(
+        counted >= fed && counted <= sent,
+        "the flows counted {counted} documents, fed were {fed} in {sent} requests"
+    );
     Ok(())
 }

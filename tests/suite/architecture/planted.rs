@@ -2,7 +2,8 @@
 use super::{Source, check};
 
 fn rules_of(path: &str, text: &str) -> Vec<&'static str> {
-    let text = if path.ends_with(".rs") { format!("//! A file that was planted by the test.\n{text}") } else { text.into() };
+    let text =
+        if path.ends_with(".rs") { format!("//! A file that was planted by the test.\n{text}") } else { text.into() };
     let mut rules: Vec<_> = check(&[Source { path: path.into(), text }]).into_iter().map(|b| b.rule).collect();
     rules.dedup();
     rules

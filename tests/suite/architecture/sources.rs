@@ -44,7 +44,9 @@ pub fn of_repository() -> Vec<Source> {
         for entry in fs::read_dir(&folder).expect("the repository can be read") {
             let path = entry.expect("the repository can be read").path();
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-            if path.is_symlink() || matches!(name.as_str(), "target" | ".git" | "node_modules" | "Cargo.lock" | "static") {
+            if path.is_symlink()
+                || matches!(name.as_str(), "target" | ".git" | "node_modules" | "Cargo.lock" | "static")
+            {
                 continue;
             }
             if path.is_dir() {
@@ -62,6 +64,11 @@ pub fn of_repository() -> Vec<Source> {
 /// Does the file belong to the room (`hub/src/store` = store.rs and everything in store/)?
 pub fn in_room(path: &str, room: &str) -> bool {
     path.strip_prefix(room).is_some_and(|rest| rest == ".rs" || rest.starts_with('/') || rest.is_empty())
+}
+
+/// Is it a room's own test module, kept in a file of its own?
+pub fn is_test_file(path: &str) -> bool {
+    module_of(path).is_some_and(|(_, modules)| modules.iter().any(|m| m == "tests"))
 }
 
 /// Crate name and module path of a source file; `None` outside the packages' `src` folders.
@@ -181,8 +188,7 @@ impl Reader {
 fn is_test_only(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|a| {
         a.path().is_ident("test")
-            || a.path().is_ident("cfg")
-                && a.parse_args::<syn::Ident>().is_ok_and(|what| what == "test")
+            || a.path().is_ident("cfg") && a.parse_args::<syn::Ident>().is_ok_and(|what| what == "test")
     })
 }
 

@@ -1,7 +1,7 @@
 //! Who may import what. One row per room; every row is tripped by a plant in `planted`.
 use super::{
     Breach,
-    sources::{Parsed, Source, external_crates, in_room},
+    sources::{Parsed, Source, external_crates, in_room, module_of},
 };
 
 /// One row of the table.
@@ -23,7 +23,10 @@ const PLAIN: Wall = Wall { rule: "", rooms: &[], never: &[], crates: &[], own: &
 /// I/O, time and randomness of the standard library.
 const WORLD: &[&str] = &[
     "std::fs",
-    "std::net",
+    "std::net::TcpStream",
+    "std::net::TcpListener",
+    "std::net::UdpSocket",
+    "std::net::ToSocketAddrs",
     "std::process",
     "std::thread",
     "std::env",
@@ -45,6 +48,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "serde_json",
     "serde_json_canonicalizer",
     "serde_saphyr",
+    "serde_path_to_error",
     "uuid",
     "time",
     "thiserror",
@@ -73,7 +77,9 @@ const WALLS: &[Wall] = &[
             "redforge_shared::daemon",
             "redforge_shared::clock",
             "std::fs",
-            "std::net",
+            "std::net::TcpStream",
+            "std::net::TcpListener",
+            "std::net::UdpSocket",
             "std::env",
         ],
         crates: DOMAIN_CRATES,
@@ -84,7 +90,17 @@ const WALLS: &[Wall] = &[
         rule: "shared-wire",
         rooms: &["shared/src/wire"],
         never: &["redforge_shared::daemon", "redforge_shared::tls", "redforge_shared::clock", "std::env", "std::fs"],
-        crates: &["prost", "prost_types", "tonic", "tonic_prost", "thiserror", "time", "uuid", "serde_json", "redforge_shared"],
+        crates: &[
+            "prost",
+            "prost_types",
+            "tonic",
+            "tonic_prost",
+            "thiserror",
+            "time",
+            "uuid",
+            "serde_json",
+            "redforge_shared",
+        ],
         pure: true,
         ..PLAIN
     },
@@ -188,7 +204,12 @@ const WALLS: &[Wall] = &[
     Wall {
         rule: "agent-link",
         rooms: &["edge-agent/src/link"],
-        never: &["redforge_edge::reconcile", "redforge_edge::runtime", "redforge_edge::collect", "redforge_edge::privacy"],
+        never: &[
+            "redforge_edge::reconcile",
+            "redforge_edge::runtime",
+            "redforge_edge::collect",
+            "redforge_edge::privacy",
+        ],
         ..PLAIN
     },
     Wall {
@@ -197,18 +218,8 @@ const WALLS: &[Wall] = &[
         never: &["redforge_hub", "redforge_edge", "sqlx", "rusqlite"],
         ..PLAIN
     },
-    Wall {
-        rule: "hub-and-agent-apart",
-        rooms: &["hub/src"],
-        never: &["redforge_edge"],
-        ..PLAIN
-    },
-    Wall {
-        rule: "hub-and-agent-apart",
-        rooms: &["edge-agent/src"],
-        never: &["redforge_hub"],
-        ..PLAIN
-    },
+    Wall { rule: "hub-and-agent-apart", rooms: &["hub/src"], never: &["redforge_edge"], ..PLAIN },
+    Wall { rule: "hub-and-agent-apart", rooms: &["edge-agent/src"], never: &["redforge_hub"], ..PLAIN },
     Wall {
         rule: "checker-independent",
         rooms: &["tests/src/bin", "tests/bench/limits"],
@@ -265,9 +276,12 @@ pub fn check(file: &Source, parsed: &Parsed, found: &mut Vec<Breach>) {
     for wall in WALLS.iter().filter(|w| w.rooms.iter().any(|r| in_room(&file.path, r))) {
         for (line, path) in &parsed.paths {
             let first = path.split("::").next().unwrap_or_default();
-            let foreign = externals.contains(first) && !wall.crates.is_empty() && !wall.crates.contains(&first);
-            let package = wall.own.first().and_then(|o| o.split("::").next());
-            let outside = package == Some(first) && !wall.own.iter().any(|own| reaches(path, own));
+            let own = module_of(&file.path).map(|(name, _)| name);
+            let foreign = own != Some(first)
+                && externals.contains(first)
+                && !wall.crates.is_empty()
+                && !wall.crates.contains(&first);
+            let outside = own == Some(first) && !wall.own.is_empty() && !wall.own.iter().any(|o| reaches(path, o));
             if foreign || outside || wall.never.iter().any(|n| reaches(path, n)) {
                 add(wall.rule, *line, format!("names {path}"));
             }

@@ -91,12 +91,15 @@ fn is_sql(text: &str) -> bool {
     let upper = text.to_ascii_uppercase();
     let begins = |words: &[&str]| words.iter().any(|w| text.starts_with(w));
     begins(&["PRAGMA ", "VACUUM", "LISTEN ", "NOTIFY ", "BEGIN IMMEDIATE", "BEGIN;", "ATTACH "])
-        || upper.starts_with("SELECT ") && (upper.contains(" FROM ") || upper.contains('(') || upper.len() < 12)
+        || text.starts_with("SELECT ")
+        || upper.starts_with("SELECT ") && upper.contains(" FROM ") && upper.contains(['*', ',', '$', '='])
         || upper.starts_with("INSERT INTO ")
         || upper.starts_with("DELETE FROM ")
         || upper.starts_with("UPDATE ") && upper.contains(" SET ")
         || ["TABLE ", "INDEX ", "DATABASE ", "ROLE ", "EXTENSION ", "SCHEMA "].iter().any(|what| {
-            ["CREATE ", "DROP ", "ALTER ", "CREATE UNIQUE "].iter().any(|verb| text.starts_with(&format!("{verb}{what}")))
+            ["CREATE ", "DROP ", "ALTER ", "CREATE UNIQUE "]
+                .iter()
+                .any(|verb| text.starts_with(&format!("{verb}{what}")))
         })
         || upper.starts_with("COPY ") && (upper.contains(" FROM STDIN") || upper.contains(" TO STDOUT"))
         || upper.starts_with("WITH ") && upper.contains(" AS (")
