@@ -1,0 +1,205 @@
+//! What is special about each kind of workload: rendered files, environment, probe, hot change.
+//!
+//! Rendering is pure: the same spec, image and secrets give the same bytes. It knows nothing of plans, ledgers or the hub;
+//! acting on a container's API happens in the kinds' own files, when `reconcile` says so.
+use crate::runtime::{ContainerSpec, File, ImageSeen, MountSpec, names::Names};
+use redforge_shared::{
+    desired::{DesiredState, InstanceSpec, Workload},
+    ids::{Digest, Name},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub mod container;
+pub mod http;
+pub mod mosquitto;
+pub mod node_red;
+pub mod ollama;
+pub mod probe;
+
+/// Where rendered files that need a new container to change are mounted, unless the kind has a place of its own.
+pub const CONFIG_PATH: &str = "/redforge/config";
+
+/// What the host made for itself, by name; drawn once and kept in the ledger.
+pub type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// A secret's name and its length in bytes.
+pub type SecretNeed = (String, usize);
+
+/// Files of one volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    pub volume: String,
+    /// Where the container sees them.
+    pub path: String,
+    pub files: Vec<File>,
+}
+
+impl Files {
+    /// Identity of the files' names, owners, modes and bytes.
+    pub fn hash(files: &[File]) -> Digest {
+        let mut all = Vec::new();
+        for f in files {
+            for part in [f.name.as_bytes(), &f.uid.to_be_bytes(), &f.mode.to_be_bytes(), &f.bytes] {
+                all.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                all.extend_from_slice(part);
+            }
+        }
+        Digest::of(&all)
+    }
+
+    /// Identity of names and bytes: what can be read back out of a container.
+    pub fn content_hash<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Digest {
+        let mut all = Vec::new();
+        for (name, bytes) in files {
+            for part in [name.as_bytes(), bytes] {
+                all.extend_from_slice(&(part.len() as u64).to_be_bytes());
+                all.extend_from_slice(part);
+            }
+        }
+        Digest::of(&all)
+    }
+}
+
+/// One instance as it shall be on the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub container: ContainerSpec,
+    pub config: Option<Files>,
+    pub live: Option<Files>,
+    /// Names of the volumes that hold data.
+    pub data: BTreeSet<String>,
+}
+
+impl Rendered {
+    /// Identity of the live files as they can be read back.
+    pub fn live_hash(&self) -> Option<Digest> {
+        let live = self.live.as_ref()?;
+        let sorted: BTreeMap<_, _> = live.files.iter().map(|f| (f.name.as_str(), f.bytes.as_slice())).collect();
+        Some(Files::content_hash(sorted))
+    }
+}
+
+/// Why an instance cannot be rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// It needs instances that the host is not meant to run.
+    Instance(Vec<String>),
+    /// A value of its spec cannot be used; the path of the value.
+    Spec(String),
+}
+
+/// What rendering may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    pub names: &'a Names,
+    pub desired: &'a DesiredState,
+    pub secrets: &'a Secrets,
+    /// Restart nonce given at the site.
+    pub site_nonce: &'a str,
+}
+
+/// Every secret that the host's instances need.
+pub fn secrets_needed(desired: &DesiredState) -> Vec<SecretNeed> {
+    let mut needs = Vec::new();
+    for spec in &desired.instances {
+        match &spec.workload {
+            Workload::NodeRed(_) => needs.extend(node_red::secrets(&spec.name)),
+            Workload::Mosquitto(_) => needs.extend(mosquitto::secrets(&spec.name, desired)),
+            Workload::Ollama(_) | Workload::Container(_) => {}
+        }
+    }
+    needs
+}
+
+/// The instance as it shall be on the engine.
+pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) -> Result<Rendered, Unmet> {
+    let mut mounts = Vec::new();
+    let mut data = BTreeSet::new();
+    for (index, volume) in spec.volumes.iter().enumerate() {
+        if !plausible_path(&volume.path) {
+            return Err(Unmet::Spec(format!("instances[{}].volumes[{index}].path", spec.name)));
+        }
+        let name = around.names.volume(&spec.name, volume.name.as_str());
+        data.insert(name.clone());
+        mounts.push(MountSpec { volume: name, path: volume.path.clone(), read_only: false });
+    }
+    let mut rendered = Rendered {
+        container: ContainerSpec {
+            image_id: image.id.clone(),
+            env: spec.env.clone(),
+            ports: spec.ports.clone(),
+            outside: spec.egress || !spec.ports.is_empty(),
+            memory_bytes: spec.resources.memory_bytes,
+            cpu_millicores: spec.resources.cpu_millicores,
+            pids: spec.resources.pids,
+            stop_timeout_s: 20,
+            nonce: format!("{}/{}", spec.restart_nonce, around.site_nonce),
+            ..Default::default()
+        },
+        config: None,
+        live: None,
+        data,
+    };
+    match &spec.workload {
+        Workload::NodeRed(w) => node_red::render(spec, w, around, &mut rendered)?,
+        Workload::Mosquitto(w) => mosquitto::render(spec, w, around, &mut rendered),
+        Workload::Ollama(_) => ollama::render(&mut rendered),
+        Workload::Container(w) => container::render(w, image, &mut rendered),
+    }
+    for files in rendered.config.iter().chain(&rendered.live) {
+        mounts.push(MountSpec { volume: files.volume.clone(), path: files.path.clone(), read_only: true });
+    }
+    // What the image declares as a volume would become a volume without a name, lost with its container.
+    for path in &image.volumes {
+        if mounts.iter().all(|m| m.path.trim_end_matches('/') != path.trim_end_matches('/')) {
+            let name = around.names.volume(&spec.name, &volume_slug(path));
+            rendered.data.insert(name.clone());
+            mounts.push(MountSpec { volume: name, path: path.clone(), read_only: false });
+        }
+    }
+    rendered.container.mounts = mounts;
+    Ok(rendered)
+}
+
+/// A volume's name for a path of the image: readable, and two paths never share one.
+fn volume_slug(path: &str) -> String {
+    let words: String =
+        path.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("vol-{}-{}", words.to_ascii_lowercase(), &Digest::of(path.as_bytes()).hex()[..6])
+}
+
+fn plausible_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() > 1 && path.len() < 4096 && !path.split('/').any(|p| p == "..")
+}
+
+/// Order in which instances are brought up: what others talk to comes first.
+pub fn rank(workload: &Workload) -> u8 {
+    match workload {
+        Workload::Mosquitto(_) => 0,
+        Workload::Ollama(_) => 1,
+        Workload::Container(_) => 2,
+        Workload::NodeRed(_) => 3,
+    }
+}
+
+/// The instance that serves `wanted`, or the only one of the kind when nothing is wanted by name.
+fn serving<'a>(
+    desired: &'a DesiredState,
+    wanted: Option<&'a Name>,
+    is_kind: impl Fn(&Workload) -> bool,
+) -> Result<Option<&'a Name>, Unmet> {
+    let mut of_kind = desired.instances.iter().filter(|i| is_kind(&i.workload)).map(|i| &i.name);
+    match wanted {
+        Some(name) if of_kind.any(|n| n == name) => Ok(Some(name)),
+        Some(name) => Err(Unmet::Instance(vec![name.to_string()])),
+        None => {
+            let only = of_kind.next();
+            Ok(only.filter(|_| of_kind.next().is_none()))
+        }
+    }
+}
+
+/// A secret as text for files and headers.
+fn secret_text(secrets: &Secrets, name: &str) -> String {
+    hex::encode(secrets.get(name).expect("`secrets_needed` names every secret that rendering reads"))
+}

@@ -1,0 +1,143 @@
+//! Node-RED: its settings, its environment, and its admin API: what it runs, and giving it other flows.
+//!
+//! Only the runtime's own events say whether flows run; an answered deploy says nothing.
+use super::{
+    CONFIG_PATH, Files, Rendered, SecretNeed, Secrets, Surroundings, Unmet, mosquitto, ollama, secret_text, serving,
+};
+use crate::runtime::File;
+use redforge_shared::{
+    desired::{InstanceSpec, NodeRed, Workload},
+    ids::Name,
+};
+use serde_json::json;
+
+mod admin;
+mod comms;
+
+pub use admin::{NodeRedSeen, deploy, observe, start_flows};
+pub use comms::RuntimeEvent;
+
+/// Where Node-RED listens.
+pub const PORT: u16 = 1880;
+/// Below this path lies the admin API.
+pub const ADMIN_ROOT: &str = "/admin";
+/// The official image's user.
+const UID: u32 = 1000;
+/// What Node-RED needs beside its JavaScript heap.
+const BESIDE_HEAP_BYTES: u64 = 128 << 20;
+/// Heap when the container has no limit.
+const DEFAULT_HEAP_MIB: u64 = 512;
+
+pub(super) fn secrets(instance: &Name) -> [SecretNeed; 2] {
+    [(token_name(instance), 32), (format!("node-red/{instance}/credential-secret"), 32)]
+}
+
+fn token_name(instance: &Name) -> String {
+    format!("node-red/{instance}/token")
+}
+
+/// The agent's token for this instance's admin API.
+pub fn token(secrets: &Secrets, instance: &Name) -> String {
+    secret_text(secrets, &token_name(instance))
+}
+
+pub(super) fn render(
+    spec: &InstanceSpec,
+    workload: &NodeRed,
+    around: Surroundings<'_>,
+    rendered: &mut Rendered,
+) -> Result<(), Unmet> {
+    let broker = serving(around.desired, workload.broker.as_ref(), |w| matches!(w, Workload::Mosquitto(_)))?;
+    let models = serving(around.desired, workload.ollama.as_ref(), |w| matches!(w, Workload::Ollama(_)))?;
+    let env = &mut rendered.container.env;
+    if let Some(broker) = broker {
+        env.insert("REDFORGE_MQTT_HOST".into(), broker.to_string());
+        env.insert("REDFORGE_MQTT_PORT".into(), mosquitto::PORT.to_string());
+        env.insert("REDFORGE_MQTT_USER".into(), spec.name.to_string());
+        let password = mosquitto::password(around.secrets, broker, spec.name.as_str());
+        env.insert("REDFORGE_MQTT_PASSWORD".into(), password);
+    }
+    if let Some(models) = models {
+        env.insert("OLLAMA_URL".into(), format!("http://{models}:{}", ollama::PORT));
+    }
+    env.insert("REDFORGE_INSTANCE".into(), spec.name.to_string());
+    env.insert("REDFORGE_HOST".into(), around.desired.host_name.to_string());
+    // Empty: the flow file is the one that the settings name.
+    env.insert("FLOWS".into(), String::new());
+    let heap = heap_mib(spec.resources.memory_bytes);
+    env.entry("NODE_OPTIONS".into()).or_insert_with(|| format!("--max-old-space-size={heap}"));
+
+    let credential_secret = secret_text(around.secrets, &format!("node-red/{}/credential-secret", spec.name));
+    let text = settings(&token(around.secrets, &spec.name), &credential_secret);
+    let file = File { name: "settings.js".into(), bytes: text.into_bytes(), uid: UID, mode: 0o400 };
+    let volume = around.names.config_volume(&spec.name, Files::hash(std::slice::from_ref(&file)));
+    rendered.config = Some(Files { volume, path: CONFIG_PATH.into(), files: vec![file] });
+    rendered.container.command = vec!["--settings".into(), format!("{CONFIG_PATH}/settings.js")];
+    // Every node gets 15 s to close; after that Node-RED ends by itself.
+    rendered.container.stop_timeout_s = 25;
+    Ok(())
+}
+
+/// The heap leaves room for the rest of the process inside the container's limit.
+fn heap_mib(limit: Option<u64>) -> u64 {
+    limit.map_or(DEFAULT_HEAP_MIB, |l| l.saturating_sub(BESIDE_HEAP_BYTES).max(l / 2) >> 20)
+}
+
+/// `settings.js`: one machine user with a token and nobody who can log in; nothing is installed at run time.
+fn settings(token: &str, credential_secret: &str) -> String {
+    let user = "redforge-agent";
+    let settings = json!({
+        "flowFile": "flows.json",
+        "flowFilePretty": false,
+        "credentialSecret": credential_secret,
+        "uiHost": "0.0.0.0",
+        "uiPort": PORT,
+        "httpAdminRoot": ADMIN_ROOT,
+        "httpNodeRoot": "/",
+        // With it true the runtime would not tell us over /comms what it runs.
+        "disableEditor": false,
+        "editorTheme": { "projects": { "enabled": false }, "tours": false },
+        "externalModules": {
+            "autoInstall": false,
+            "palette": { "allowInstall": false, "allowUpload": false },
+            "modules": { "allowInstall": false },
+        },
+        "functionExternalModules": false,
+        "contextStorage": { "default": { "module": "memory" }, "persistent": { "module": "localfilesystem" } },
+        "diagnostics": { "enabled": true, "ui": false },
+        "runtimeState": { "enabled": true, "ui": false },
+        "telemetry": { "enabled": false, "updateNotification": false },
+        "apiMaxLength": "20mb",
+        "mqttReconnectTime": 3000,
+        "nodeCloseTimeout": 15000,
+        "logging": { "console": { "level": "info", "metrics": false, "audit": false } },
+    });
+    format!(
+        "// Rendered by RedForge; changes are overwritten.\n\
+         const settings = {settings};\n\
+         settings.adminAuth = {{\n\
+         \x20 type: \"credentials\",\n\
+         \x20 users: (name) => Promise.resolve(name === \"{user}\" ? {{ username: name, permissions: \"*\" }} : null),\n\
+         \x20 authenticate: () => Promise.resolve(null),\n\
+         \x20 tokens: [{{ token: \"{token}\", user: \"{user}\", scope: [\"*\"] }}],\n\
+         }};\n\
+         module.exports = settings;\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heap_fits_the_limit() {
+        assert_eq!(heap_mib(Some(512 << 20)), 384);
+        assert_eq!(heap_mib(Some(192 << 20)), 96);
+        assert_eq!(heap_mib(None), 512);
+    }
+
+    #[test]
+    fn settings_lock_the_runtime_down() {
+        insta::assert_snapshot!(settings("TOKEN", "SECRET"));
+    }
+}

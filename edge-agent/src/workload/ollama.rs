@@ -1,0 +1,129 @@
+//! Ollama: its environment, which models it holds, and fetching one.
+use super::{
+    Rendered,
+    http::{self, HttpError},
+};
+use http_body_util::BodyExt;
+use redforge_shared::desired::Model;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+/// Where Ollama listens.
+pub const PORT: u16 = 11434;
+/// A pull that says nothing for so long is given up; the next one resumes it.
+const PULL_SILENCE: Duration = Duration::from_secs(120);
+/// Longest line of a pull's progress.
+const LINE_LIMIT: usize = 64 * 1024;
+
+pub(super) fn render(rendered: &mut Rendered) {
+    let env = &mut rendered.container.env;
+    env.insert("OLLAMA_HOST".into(), format!("0.0.0.0:{PORT}"));
+    // Nothing that a flow sends may leave the host through the server.
+    env.insert("OLLAMA_NO_CLOUD".into(), "1".into());
+    rendered.container.stop_timeout_s = 30;
+}
+
+/// `name:tag`, as `/api/tags` writes it.
+pub fn full_name(model: &str) -> String {
+    let last = model.rsplit('/').next().unwrap_or(model);
+    if last.contains(':') { model.into() } else { format!("{model}:latest") }
+}
+
+/// How a declared model is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelState {
+    Right,
+    Missing,
+    /// Under this name lies another content.
+    Other,
+}
+
+/// Is this model among the ones that the server holds (`name:tag` to hex digest)?
+pub fn state(model: &Model, held: &BTreeMap<String, String>) -> ModelState {
+    match held.get(&full_name(&model.name)) {
+        None => ModelState::Missing,
+        Some(digest) if *digest == model.digest.hex() => ModelState::Right,
+        Some(_) => ModelState::Other,
+    }
+}
+
+/// The models that the server holds.
+pub async fn models(address: IpAddr) -> Result<BTreeMap<String, String>, HttpError> {
+    #[derive(serde::Deserialize)]
+    struct Tags {
+        #[serde(default)]
+        models: Vec<Tag>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Tag {
+        name: String,
+        digest: String,
+    }
+    let tags: Tags = http::get_json(address, PORT, "/api/tags", &[]).await?;
+    let plain = |d: &str| d.strip_prefix("sha256:").unwrap_or(d).to_ascii_lowercase();
+    Ok(tags.models.into_iter().map(|t| (t.name, plain(&t.digest))).collect())
+}
+
+/// How a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error("asking for the model")]
+    Http(#[from] HttpError),
+    #[error("the server could not pull it: {0}")]
+    Refused(String),
+    #[error("the pull stopped before it was done")]
+    Cut,
+}
+
+/// Has the server fetch a model, and waits until it says so.
+pub async fn pull(address: IpAddr, model: &str) -> Result<(), PullError> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Progress {
+        status: String,
+        error: Option<String>,
+    }
+    let body = serde_json::json!({ "model": model, "name": model, "stream": true });
+    let response = http::send(address, PORT, hyper::Method::POST, "/api/pull", &[], Some(&body)).await?;
+    let status = response.status();
+    let mut body = response.into_body();
+    let (mut line, mut last) = (Vec::new(), Progress::default());
+    while let Ok(Some(frame)) = tokio::time::timeout(PULL_SILENCE, body.frame()).await {
+        let Ok(data) = frame.map_err(|_| PullError::Cut)?.into_data() else { continue };
+        for byte in data {
+            if byte == b'\n' {
+                last = serde_json::from_slice(&line).unwrap_or_default();
+                line.clear();
+            } else if line.len() < LINE_LIMIT {
+                line.push(byte);
+            }
+        }
+        if last.error.is_some() {
+            break;
+        }
+    }
+    if !line.is_empty() {
+        last = serde_json::from_slice(&line).unwrap_or_default();
+    }
+    match last.error {
+        Some(error) => Err(PullError::Refused(error.chars().take(200).collect())),
+        None if !status.is_success() => Err(PullError::Refused(status.to_string())),
+        None if last.status == "success" => Ok(()),
+        None => Err(PullError::Cut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_right_only_with_its_declared_digest() {
+        let digest = "aa".repeat(32);
+        let model = Model { name: "m".into(), digest: digest.parse().expect("a digest") };
+        let held = |name: &str, digest: &str| BTreeMap::from([(name.to_owned(), digest.to_owned())]);
+        assert_eq!(state(&model, &held("m:latest", &digest)), ModelState::Right);
+        assert_eq!(state(&model, &held("m:latest", &"bb".repeat(32))), ModelState::Other);
+        assert_eq!(state(&model, &held("m:7b", &digest)), ModelState::Missing);
+        assert_eq!(full_name("host:5000/lib/m"), "host:5000/lib/m:latest");
+    }
+}
