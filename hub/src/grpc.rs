@@ -6,6 +6,8 @@ use crate::store::StoreError;
 use redforge_shared::error::Chain;
 use tonic::{Code, Status};
 
+pub mod telemetry;
+
 /// How a failed database act looks from outside. The cause goes to the log, once; the caller gets one clear sentence.
 pub fn store_status(e: &StoreError) -> Status {
     if e.is_unavailable() {

@@ -11,13 +11,20 @@ use uuid::Uuid;
 
 pub mod artifacts;
 pub mod authorities;
+pub mod collections;
 pub mod desired;
 pub mod enrollment;
 pub mod events;
 pub mod hints;
 pub mod hosts;
 pub mod operators;
+pub mod partitions;
+mod pgcopy;
+pub mod records;
 pub mod reports;
+pub mod streams;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// A handle on the hub's database. The server may be away: then every act fails with an error that says so.
 #[derive(Clone, Debug)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod partitions;
+
 /// Runs `pass` until the stop: at once, on every hint, and at the latest after `tick`.
 pub async fn run_passes(
     stop: CancellationToken,

@@ -1,0 +1,2 @@
+//! The agents' door for records.
+pub mod ingest;

@@ -1,0 +1,82 @@
+//! A PostgreSQL of one test's own: a fresh cluster on a socket, gone when the test ends.
+use super::{DatabaseConfig, Store};
+use std::{
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A migrated database and the cluster that serves it.
+pub(crate) struct TestDatabase {
+    pub store: Store,
+    server: Child,
+    _dir: TempDir,
+}
+
+impl TestDatabase {
+    /// Starts a cluster and brings its schema up.
+    pub async fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("rf-pg-").tempdir_in("/tmp").expect("a folder for the cluster");
+        let account = account();
+        if let Some((uid, gid)) = account {
+            chown(dir.path(), Some(uid), Some(gid)).expect("the server's account owns its folder");
+        }
+        let bin = binaries();
+        let data = dir.path().join("data");
+        let run = |program: &str| {
+            let mut c = Command::new(bin.join(program));
+            c.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if let Some((uid, gid)) = account {
+                c.uid(uid).gid(gid);
+            }
+            c
+        };
+        let made = run("initdb")
+            .args(["-U", "redforge", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "-D"])
+            .arg(&data)
+            .status();
+        assert!(made.expect("initdb runs").success(), "initdb failed");
+        let mut server = run("postgres");
+        server.arg("-D").arg(&data).arg("-k").arg(dir.path()).args(["-c", "listen_addresses=", "-c", "fsync=off"]);
+        let server = server.spawn().expect("postgres starts");
+        let url = format!("postgres://redforge@localhost/postgres?host={}", dir.path().display());
+        let store = Store::open(&DatabaseConfig { url: url.clone(), direct_url: url, max_connections: 8 })
+            .expect("the address is good");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(e) = store.ping().await {
+            assert!(Instant::now() < deadline, "PostgreSQL did not answer within 60 s: {e}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        store.migrate().await.expect("the migrations run");
+        Self { store, server, _dir: dir }
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.server);
+        // Gone already is as good.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::QUIT);
+        drop(self.server.wait());
+    }
+}
+
+/// The newest server binaries that Debian installed.
+fn binaries() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's server is installed");
+    let newest = versions.filter_map(|d| d.ok()?.file_name().to_str()?.parse::<u32>().ok()).max();
+    PathBuf::from(format!("/usr/lib/postgresql/{}/bin", newest.expect("a version of PostgreSQL")))
+}
+
+/// PostgreSQL refuses to run as root: then its own account runs it.
+fn account() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").expect("accounts can be read");
+    let line = passwd.lines().find(|l| l.starts_with("postgres:")).expect("Debian's PostgreSQL brings an account");
+    let field = |i: usize| line.split(':').nth(i).and_then(|f| f.parse().ok()).expect("a numeric id");
+    Some((field(2), field(3)))
+}
