@@ -5,7 +5,8 @@ describe() { echo "mosquitto 2.0.11 from Debian 12"; }
 fill() {
   base
   debs libc6 libgcc-s1 libssl3 libcjson1 libmosquitto1 libcap2 zlib1g libsystemd0 liblzma5 \
-    libzstd1 liblz4-1 libgcrypt20 libgpg-error0 libwrap0 libdlt2 mosquitto mosquitto-clients
+    libzstd1 liblz4-1 libgcrypt20 libgpg-error0 libwrap0 libnsl2 libtirpc3 libgssapi-krb5-2 libkrb5-3 libk5crypto3 \
+    libkrb5support0 libcom-err2 libkeyutils1 libdlt2 mosquitto mosquitto-clients
   case $(deb_version mosquitto) in 2.0.11-*) ;; *) give_up "this Debian has mosquitto $(deb_version mosquitto), the recipe is for 2.0.11" ;; esac
   slim
   rm -rf "$ROOT/etc/mosquitto" "$ROOT/var/lib/mosquitto"
