@@ -1,1 +1,213 @@
-fn main() {}
+//! The command line of the edge agent. Each command reads the settings once and calls one function.
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use redforge_edge::{
+    config::{Config, Environment, Flags},
+    enroll::{self, Outcome},
+    link::dial::HubUrl,
+    run, status,
+};
+use redforge_shared::{
+    clock::SystemClock,
+    daemon::{self, EXIT_CONFIG, LogFormat},
+    error::Chain,
+    ids::Name,
+    tls::CaPin,
+};
+use std::{path::PathBuf, process::ExitCode};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong usage or settings.";
+const ENROLL_CODES: &str = "Exit codes: 0 enrolled (or was before, with the same hub), 1 failed, 3 the hub refuses (token \
+    expired, used up, unknown, or used by another host), 4 the CA pin does not match, 5 enrolled with another hub, 8 the \
+    hub cannot be reached or does not answer (try again: the same request is repeated), 64 wrong usage.";
+const STATUS_CODES: &str = "Exit codes: 0 the agent runs, 3 it does not run, 1 failed, 64 wrong usage or settings.";
+
+/// RedForge edge agent: makes Docker match what the hub wants and keeps every record until the hub has it.
+#[derive(Parser)]
+#[command(name = "redforge-edge", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the agent
+    #[command(after_help = EXIT_CODES)]
+    Run(Where),
+    /// Give this host an identity, with a token from `redforgectl token create`
+    #[command(after_help = ENROLL_CODES)]
+    Enroll(EnrollArgs),
+    /// Say how this host is doing
+    #[command(after_help = STATUS_CODES)]
+    Status {
+        #[command(flatten)]
+        at: Where,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Look at the settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    GenDocs,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check the settings and print what they come to
+    #[command(after_help = EXIT_CODES)]
+    Check(Where),
+}
+
+#[derive(Args)]
+struct Where {
+    /// Settings file [default: /etc/redforge/edge.toml, as root and if it exists]
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// State folder
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Folder for the status socket; must be short [default: with --state, the state folder]
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct EnrollArgs {
+    /// Hub's agents' door, https://HOST:PORT
+    #[arg(long)]
+    hub: HubUrl,
+    /// Token as `redforgectl token create` printed it
+    #[arg(long, env = "REDFORGE_EDGE_TOKEN", hide_env_values = true)]
+    token: String,
+    /// SHA-256 of the hub's root key, sha256:HEX
+    #[arg(long)]
+    ca_pin: CaPin,
+    /// Name this host asks for [default: derived from its hostname]
+    #[arg(long)]
+    name: Option<Name>,
+    #[command(flatten)]
+    at: Where,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+impl Where {
+    fn load(&self) -> Result<Config, ExitCode> {
+        let absolute = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone());
+        let flags = Flags {
+            config: self.config.clone(),
+            state_dir: self.state.as_ref().map(absolute),
+            run_dir: self.run_dir.as_ref().map(absolute),
+        };
+        Config::load(&flags, &Environment::of_process()).map_err(|e| fail(&Chain(&e).to_string(), EXIT_CONFIG))
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command tells its caller why it failed")]
+fn fail(text: &str, code: u8) -> ExitCode {
+    eprintln!("redforge-edge: {text}");
+    ExitCode::from(code)
+}
+
+#[expect(clippy::print_stdout, reason = "a command's answer")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn main() -> ExitCode {
+    daemon::install_crypto();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let wrong = e.use_stderr();
+            // Help goes to a pipe that may be closed.
+            drop(e.print());
+            return if wrong { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match cli.command {
+        Command::Run(at) => at.load().map(|config| run_agent(config)),
+        Command::Enroll(args) => enroll_host(args),
+        Command::Status { at, output } => at.load().map(|config| show_status(&config, output)),
+        Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {
+            say(&format!("{config:#?}\nThe settings can be used."));
+            ExitCode::SUCCESS
+        }),
+        Command::GenDocs => {
+            say(&Cli::command().render_long_help().to_string());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|code| code)
+}
+
+fn runtime(workers: usize) -> Result<tokio::runtime::Runtime, ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    runtime.map_err(|e| fail(&format!("the runtime cannot be started: {e}"), 1))
+}
+
+fn run_agent(config: Config) -> ExitCode {
+    daemon::init_tracing(&config.log_filter, LogFormat::Auto, config.journal);
+    // Never one: a worker that is busy for a moment must not stop the heartbeat.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+    let runtime = match runtime(workers) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(Box::pin(run::run(config))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
+}
+
+fn enroll_host(args: EnrollArgs) -> Result<ExitCode, ExitCode> {
+    let config = args.at.load()?;
+    let request = enroll::Request {
+        hub: args.hub,
+        token: args.token.into(),
+        ca_pin: args.ca_pin,
+        name: args.name,
+        state_dir: config.state_dir,
+    };
+    let enrolled = runtime(2)?.block_on(enroll::enroll(&request));
+    Ok(match enrolled {
+        Ok(Outcome::Enrolled(host)) => {
+            say(&format!("Enrolled as '{}' of site '{}' (host {}).", host.name, host.site, host.host_id));
+            ExitCode::SUCCESS
+        }
+        Ok(Outcome::Already(host)) => {
+            say(&format!("Already enrolled as '{}' with {}: nothing to do.", host.name, host.hub_url));
+            ExitCode::SUCCESS
+        }
+        Err(e) => fail(&Chain(&e).to_string(), e.exit_code()),
+    })
+}
+
+fn show_status(config: &Config, output: Output) -> ExitCode {
+    let runtime = match runtime(2) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(status::gather(config, &SystemClock)) {
+        Ok(view) => {
+            match output {
+                Output::Table => say(status::render(&view).trim_end()),
+                Output::Json => {
+                    let json = serde_json::json!({ "sentence": status::sentence(&view), "view": view });
+                    say(&serde_json::to_string_pretty(&json).expect("a view can be written as JSON"));
+                }
+            }
+            if view.running { ExitCode::SUCCESS } else { ExitCode::from(status::EXIT_NOT_RUNNING) }
+        }
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
+}

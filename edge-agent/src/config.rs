@@ -1,0 +1,411 @@
+//! The agent's settings: one TOML file, `conf.d/*.toml` beside it, then the environment, then flags. Read and checked
+//! once; nothing else in the agent asks the environment.
+//!
+//! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
+use crate::link::dial::HubUrl;
+use serde::Deserialize;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Prefix of the environment variables that override settings: `REDFORGE_EDGE__RUNTIME__POOL` is `[runtime] pool`.
+pub const ENV_PREFIX: &str = "REDFORGE_EDGE__";
+/// Longest path of a unix socket; the kernel takes 108 bytes with the closing zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path} cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}: {problem}")]
+    Parse { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Value(String),
+}
+
+/// Settings as written. Every section may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    hub_url: Option<OneOrMany>,
+    port_base: Option<u16>,
+    state: WrittenState,
+    runtime: WrittenRuntime,
+    page: WrittenPage,
+    outbox: WrittenOutbox,
+    log: WrittenLog,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenState {
+    dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenRuntime {
+    docker_socket: Option<PathBuf>,
+    pool: Option<String>,
+    subnet: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenPage {
+    listen: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenOutbox {
+    max_bytes: Option<u64>,
+    hub_rpo_s: Option<u32>,
+    reserve_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenLog {
+    filter: Option<String>,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Hubs to dial, in order; empty = the one the host enrolled with.
+    pub hub_urls: Vec<HubUrl>,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub runtime: RuntimeConfig,
+    /// Loopback address of the status page; none = only the unix socket.
+    pub page_listen: Option<SocketAddr>,
+    pub outbox: OutboxConfig,
+    /// Tracing filter.
+    pub log_filter: String,
+    /// Standard error goes to systemd's journal.
+    pub journal: bool,
+}
+
+/// Where Docker is and which addresses its networks may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    pub docker_socket: PathBuf,
+    /// Block from which the host's network takes its /24, as `a.b.c.d/len`.
+    pub pool: String,
+    /// Fixed subnet instead of a free one of the pool.
+    pub subnet: Option<String>,
+}
+
+/// How much the outbox may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxConfig {
+    /// Bytes of the whole file.
+    pub max_bytes: u64,
+    /// For how long acked records are kept for a hub that is restored, in seconds.
+    pub hub_rpo_s: u32,
+    /// Bytes set aside so that acks still commit on a full disk.
+    pub reserve_bytes: u64,
+}
+
+/// What flags say; they win over everything.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    pub run_dir: Option<PathBuf>,
+}
+
+/// The parts of the process environment that settings may come from.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    pub vars: Vec<(String, String)>,
+    pub root: bool,
+}
+
+impl Environment {
+    /// The environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "config is the one room that reads the environment")]
+    pub fn of_process() -> Self {
+        Self { vars: std::env::vars().collect(), root: rustix::process::geteuid().is_root() }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.vars.iter().find(|(k, v)| k == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    /// Default state folder: systemd's, root's, or the user's XDG folder.
+    fn state_dir(&self) -> Option<PathBuf> {
+        if let Some(dir) = self.get("STATE_DIRECTORY") {
+            return Some(dir.into());
+        }
+        if self.root {
+            return Some("/var/lib/redforge-edge".into());
+        }
+        let base = self.get("XDG_STATE_HOME").map(PathBuf::from);
+        let base = base.or_else(|| self.get("HOME").map(|h| Path::new(h).join(".local/state")))?;
+        Some(base.join("redforge-edge"))
+    }
+
+    fn run_dir(&self) -> Option<PathBuf> {
+        if let Some(dir) = self.get("RUNTIME_DIRECTORY") {
+            return Some(dir.into());
+        }
+        if self.root {
+            return Some("/run/redforge-edge".into());
+        }
+        self.get("XDG_RUNTIME_DIR").map(|d| Path::new(d).join("redforge-edge"))
+    }
+}
+
+impl Config {
+    /// Reads and checks everything.
+    pub fn load(flags: &Flags, env: &Environment) -> Result<Self, ConfigError> {
+        let mut table = toml::Table::new();
+        // Without a file named on the command line the packaged one is read where it exists.
+        let named = flags.config.clone();
+        let path = named.clone().or_else(|| env.root.then(|| PathBuf::from("/etc/redforge/edge.toml")));
+        if let Some(path) = path
+            && (named.is_some() || path.exists())
+        {
+            merge(&mut table, read_table(&path)?);
+            for extra in conf_d(&path)? {
+                merge(&mut table, read_table(&extra)?);
+            }
+        }
+        for (name, value) in &env.vars {
+            if let Some(key) = name.strip_prefix(ENV_PREFIX) {
+                merge(&mut table, overriding(key, value));
+            }
+        }
+        let source = named.unwrap_or_else(|| PathBuf::from("settings"));
+        let written: Written = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError::Parse { path: source, problem: e.message().to_owned() })?;
+        written.check(flags, env)
+    }
+
+    /// The socket that `status` asks.
+    pub fn status_socket(&self) -> PathBuf {
+        self.run_dir.join("status.sock")
+    }
+}
+
+fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let table = text.parse::<toml::Table>();
+    table.map_err(|e| ConfigError::Parse { path: path.to_owned(), problem: e.to_string().trim_end().to_owned() })
+}
+
+fn conf_d(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let dir = path.parent().unwrap_or(Path::new(".")).join("conf.d");
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    // `/etc/redforge` is shared with the hub: only files that begin with this file's name are ours.
+    let ours = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        p.extension().is_some_and(|e| e == "toml") && name.starts_with(&stem)
+    };
+    let mut files: Vec<PathBuf> = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).filter(ours).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(ConfigError::Read { path: dir, source }),
+    };
+    files.sort();
+    Ok(files)
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// `RUNTIME__POOL` and a value as a table of its own. Numbers and booleans are read as such.
+fn overriding(key: &str, value: &str) -> toml::Table {
+    let scalar = match (value.parse::<i64>(), value.parse::<bool>()) {
+        (Ok(n), _) => toml::Value::Integer(n),
+        (_, Ok(b)) => toml::Value::Boolean(b),
+        _ => toml::Value::String(value.to_owned()),
+    };
+    let mut parts: Vec<String> = key.split("__").map(str::to_lowercase).collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut table = toml::Table::from_iter([(last, scalar)]);
+    while let Some(section) = parts.pop() {
+        table = toml::Table::from_iter([(section, toml::Value::Table(table))]);
+    }
+    table
+}
+
+impl Written {
+    fn check(self, flags: &Flags, env: &Environment) -> Result<Config, ConfigError> {
+        let value = |text: String| ConfigError::Value(text);
+        let urls = match self.hub_url {
+            None => Vec::new(),
+            Some(OneOrMany::One(url)) => vec![url],
+            Some(OneOrMany::Many(urls)) => urls,
+        };
+        let hub_urls = urls
+            .iter()
+            .map(|u| u.parse().map_err(|e| value(format!("hub_url: {e}"))))
+            .collect::<Result<Vec<HubUrl>, _>>()?;
+        let state_dir = flags.state_dir.clone().or(self.state.dir).or_else(|| env.state_dir());
+        let state_dir = state_dir.ok_or_else(|| value("state.dir is not set and HOME is unknown".into()))?;
+        let run_dir = flags.run_dir.clone().or(self.state.run_dir);
+        // A state folder of one's own means an agent of one's own: it must not take the default agent's socket.
+        let own = flags.state_dir.is_some().then(|| state_dir.clone());
+        let run_dir = run_dir.or(own).or_else(|| env.run_dir()).unwrap_or_else(|| state_dir.clone());
+        for (name, dir) in [("state.dir", &state_dir), ("state.run_dir", &run_dir)] {
+            if !dir.is_absolute() {
+                return Err(value(format!("{name}: {} is not an absolute path", dir.display())));
+            }
+        }
+        let page_listen = match (self.page.listen, self.port_base) {
+            (Some(text), _) => Some(loopback(&text).map_err(value)?),
+            (None, Some(0)) => return Err(value("port_base: 0 is not a port".into())),
+            (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
+            (None, None) => None,
+        };
+        let pool = self.runtime.pool.unwrap_or_else(|| "10.231.64.0/18".into());
+        check_block("runtime.pool", &pool, 24).map_err(value)?;
+        if let Some(subnet) = &self.runtime.subnet {
+            check_block("runtime.subnet", subnet, 29).map_err(value)?;
+        }
+        let outbox = OutboxConfig {
+            max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
+            hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
+            reserve_bytes: self.outbox.reserve_bytes.unwrap_or(8 << 20),
+        };
+        if outbox.max_bytes < 1 << 20 {
+            return Err(value(format!("outbox.max_bytes: {} is less than 1 MiB", outbox.max_bytes)));
+        }
+        let config = Config {
+            hub_urls,
+            state_dir,
+            run_dir,
+            runtime: RuntimeConfig {
+                docker_socket: self.runtime.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
+                pool,
+                subnet: self.runtime.subnet,
+            },
+            page_listen,
+            outbox,
+            log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
+            journal: env.get("JOURNAL_STREAM").is_some(),
+        };
+        let socket = config.status_socket();
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(value(format!(
+                "state.run_dir: the socket {} has {} bytes, the kernel takes {MAX_SOCKET_PATH}: choose a shorter folder",
+                socket.display(),
+                socket.as_os_str().len()
+            )));
+        }
+        Ok(config)
+    }
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let addr: SocketAddr = text.parse().map_err(|_| format!("page.listen: '{text}' is not ADDRESS:PORT"))?;
+    if addr.ip().is_loopback() { Ok(addr) } else { Err(format!("page.listen: {addr} is not a loopback address")) }
+}
+
+/// An IPv4 block that has room for a network of length `longest`.
+fn check_block(name: &str, text: &str, longest: u8) -> Result<(), String> {
+    let bad = || format!("{name}: '{text}' is not an IPv4 block such as 10.231.64.0/18");
+    let (addr, len) = text.split_once('/').ok_or_else(bad)?;
+    let addr: Ipv4Addr = addr.parse().map_err(|_| bad())?;
+    let len: u8 = len.parse().map_err(|_| bad())?;
+    if !(8..=longest).contains(&len) {
+        return Err(format!("{name}: /{len} is not within /8 to /{longest}"));
+    }
+    let host_bits = u32::from(addr) & (u32::MAX >> len);
+    if host_bits == 0 { Ok(()) } else { Err(format!("{name}: '{text}' has address bits behind its length")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(vars: &[(&str, &str)]) -> Environment {
+        let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Environment { vars, root: false }
+    }
+
+    fn load(text: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, text).expect("written");
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let mut vars = vars.to_vec();
+        vars.push(("HOME", "/home/someone"));
+        Config::load(&flags, &env(&vars))
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let c = load("", &[("XDG_RUNTIME_DIR", "/run/user/1000")]).expect("valid");
+        assert_eq!(c.state_dir, Path::new("/home/someone/.local/state/redforge-edge"));
+        assert_eq!(c.run_dir, Path::new("/run/user/1000/redforge-edge"));
+        assert_eq!(c.runtime.pool, "10.231.64.0/18");
+        assert_eq!(c.page_listen, None);
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let text = "[outbox]\nmax_bytes = 2000000\n[runtime]\npool = \"10.1.0.0/16\"\n";
+        let c = load(text, &[("REDFORGE_EDGE__OUTBOX__MAX_BYTES", "3000000")]).expect("valid");
+        assert_eq!((c.outbox.max_bytes, c.runtime.pool.as_str()), (3_000_000, "10.1.0.0/16"));
+    }
+
+    #[test]
+    fn every_refusal_names_the_setting() {
+        let long = format!("[state]\nrun_dir = \"/{}\"\n", "x".repeat(120));
+        let cases = [
+            ("hub_ulr = \"https://h:1\"", "hub_ulr"),
+            ("hub_url = \"http://h:1\"", "hub_url"),
+            ("[runtime]\npool = \"10.1.2.3/16\"", "runtime.pool"),
+            ("[runtime]\nsubnet = \"10.1.2.0/40\"", "runtime.subnet"),
+            ("[page]\nlisten = \"0.0.0.0:80\"", "page.listen"),
+            ("port_base = 0", "port_base"),
+            ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),
+            ("[state]\ndir = \"relative\"", "state.dir"),
+            (long.as_str(), "state.run_dir"),
+        ];
+        for (text, name) in cases {
+            let error = load(text, &[]).expect_err(text).to_string();
+            assert!(error.contains(name), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_conf_d_adds_to_the_main_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("edge.toml");
+        std::fs::write(&path, "[outbox]\nmax_bytes = 2000000\nhub_rpo_s = 5\n").expect("written");
+        std::fs::create_dir(dir.path().join("conf.d")).expect("made");
+        std::fs::write(dir.path().join("conf.d/edge-10.toml"), "[outbox]\nhub_rpo_s = 7\n").expect("written");
+        std::fs::write(dir.path().join("conf.d/hub-10.toml"), "[agents]\nlisten = \"\"\n").expect("written");
+        let flags = Flags { config: Some(path), ..Flags::default() };
+        let c = Config::load(&flags, &env(&[("HOME", "/h")])).expect("valid");
+        assert_eq!((c.outbox.max_bytes, c.outbox.hub_rpo_s), (2_000_000, 7));
+    }
+}

@@ -1,0 +1,274 @@
+//! The wiring of the agent: reads as a list of what it consists of. Files first (identity, ledger), then what works
+//! without a hub (Docker, reconcile), then the link, then the page that shows it all.
+//!
+//! Whatever is missing at start (an enrollment, room on the disk) is waited for with the page up and saying so; only what
+//! waiting cannot mend (a busy lock, a damaged or newer file) ends the process.
+use crate::{
+    config::Config,
+    db::{
+        OpenError,
+        ledger::{Ledger, LedgerError},
+    },
+    facts,
+    identity::{Enrolled, IdentityDir},
+    link::{self, Link, OutboxNumbers, dial::HubUrl},
+    page::{self, Page, Sources, Stage},
+};
+use anyhow::Context;
+use redforge_shared::{
+    clock::{SharedClock, SystemClock},
+    daemon::{self, Tasks},
+    error::Chain,
+    ids::RunId,
+    report::{Health, HostFacts, HostStatus, Sync},
+};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub mod lock;
+
+/// How long tasks may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often something that is waited for is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often facts about the machine are measured again.
+const FACTS_TICK: Duration = Duration::from_secs(15);
+
+/// Runs the agent until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let clock: SharedClock = Arc::new(SystemClock);
+    let tasks = Tasks::new();
+    let identity = IdentityDir::open(&config.state_dir)?;
+    let _lock = lock::take(&config.state_dir, &config.status_socket())?;
+
+    let (stage, seen) = watch::channel(Stage::Starting("reading its files".into()));
+    let page = Page {
+        clock: Arc::clone(&clock),
+        identity: identity.clone(),
+        stage: seen,
+        outbox_max_bytes: config.outbox.max_bytes,
+        state_dir: config.state_dir.clone(),
+    };
+    serve_page(&config, page, &tasks).await?;
+    watchdog(&tasks);
+
+    let stop = tasks.stop_token();
+    let starting = {
+        let tasks = tasks.clone();
+        async move {
+            let started = start(&config, clock, identity, &stage, &tasks).await;
+            // The stage lives as long as the page: dropping it would end what watches it.
+            (started, stage)
+        }
+    };
+    let failed = tokio::select! {
+        (started, _stage) = starting => {
+            match started {
+                Ok(()) => { tasks.run_until_stopped(GRACE).await; None }
+                Err(e) => { stop.cancel(); tasks.run_until_stopped(GRACE).await; Some(e) }
+            }
+        }
+        () = daemon::signalled() => { stop.cancel(); tasks.run_until_stopped(GRACE).await; None }
+    };
+    failed.map_or(Ok(()), Err)
+}
+
+/// Brings every room up, in the order in which they need each other.
+async fn start(
+    config: &Config,
+    clock: SharedClock,
+    identity: IdentityDir,
+    stage: &watch::Sender<Stage>,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let stop = tasks.stop_token();
+    let Some(enrolled) = wait_for_enrollment(&identity, stage, &stop).await? else { return Ok(()) };
+    let Some(ledger) = open_ledger(&config.state_dir, stage, &stop).await? else { return Ok(()) };
+    let start_no = ledger.next_start_no().await.context("the ledger cannot be written")?;
+    let run_id = random_run_id()?;
+
+    let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
+    let (_status_out, status) = watch::channel(nothing_yet());
+    let (_numbers_out, outbox) = watch::channel(Vec::<OutboxNumbers>::new());
+    tasks.spawn("facts", measure_facts(config.state_dir.clone(), facts_out, stop.clone()));
+
+    let (link, link_view) = Link::new(link::Deps {
+        identity,
+        hub_urls: hub_urls(config, &enrolled)?,
+        ledger: ledger.clone(),
+        status: status.clone(),
+        facts: facts.clone(),
+        outbox_numbers: outbox.clone(),
+        clock: Arc::clone(&clock),
+        blobs: config.state_dir.join("blobs/sha256"),
+        run_id,
+        start_no,
+    });
+    tasks.spawn("link", link.run(stop.clone()));
+    tasks.spawn("ledger", give_up_when_broken(ledger, stop.clone()));
+
+    stage.send_replace(Stage::Working(Box::new(Sources { link: link_view, status, outbox, facts })));
+    tracing::info!(host.id = %enrolled.host_id, host.name = %enrolled.name, start_no, "agent at work");
+    daemon::notify_ready(&format!("host {}", enrolled.name));
+    ready_line(&enrolled);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "scripts and tests wait for this line")]
+fn ready_line(enrolled: &Enrolled) {
+    println!("ready host={} name={}", enrolled.host_id, enrolled.name);
+}
+
+async fn serve_page(config: &Config, page: Page, tasks: &Tasks) -> anyhow::Result<()> {
+    let socket = config.status_socket();
+    let unix = page::bind_unix(&socket).with_context(|| format!("{} cannot be made", socket.display()))?;
+    tasks.spawn("page", page::serve_unix(page.clone(), unix, tasks.clone()));
+    if let Some(addr) = config.page_listen {
+        let tcp = page::bind_tcp(addr).await.with_context(|| format!("page.listen: {addr} cannot be opened"))?;
+        tasks.spawn("page on a port", page::serve_tcp(page, tcp, tasks.clone()));
+    }
+    Ok(())
+}
+
+/// Tells systemd that the runtime still turns, as often as it asked for.
+fn watchdog(tasks: &Tasks) {
+    let Some(every) = daemon::watchdog_interval() else { return };
+    let stop = tasks.stop_token();
+    tasks.spawn("watchdog", async move {
+        let mut tick = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => daemon::notify_watchdog(),
+                () = stop.cancelled() => return,
+            }
+        }
+    });
+}
+
+fn say(stage: &watch::Sender<Stage>, why: String) {
+    daemon::notify_status(&why);
+    stage.send_if_modified(|stage| {
+        if matches!(stage, Stage::Starting(old) if *old == why) {
+            return false;
+        }
+        tracing::warn!(reason = why, "the agent waits");
+        *stage = Stage::Starting(why);
+        true
+    });
+}
+
+/// `None`: stopped while waiting.
+async fn wait_for_enrollment(
+    identity: &IdentityDir,
+    stage: &watch::Sender<Stage>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Enrolled>> {
+    loop {
+        if let Some(enrolled) = identity.enrolled()? {
+            return Ok(Some(enrolled));
+        }
+        // systemd must not time out on a host that is not enrolled yet.
+        daemon::notify_ready("not enrolled");
+        say(stage, "not enrolled yet".into());
+        if !pause(stop).await {
+            return Ok(None);
+        }
+    }
+}
+
+/// `None`: stopped while waiting.
+async fn open_ledger(
+    state_dir: &Path,
+    stage: &watch::Sender<Stage>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Ledger>> {
+    let path = state_dir.join("ledger.db");
+    loop {
+        match Ledger::open(&path).await {
+            Ok(ledger) => return Ok(Some(ledger)),
+            Err(e) if waiting_helps(&e) => say(stage, format!("ledger.db cannot be opened yet: {}", Chain(&e))),
+            Err(e) => return Err(e.into()),
+        }
+        if !pause(stop).await {
+            return Ok(None);
+        }
+    }
+}
+
+fn waiting_helps(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Open(e) => {
+            !e.is_damage()
+                && !matches!(e, OpenError::OldSqlite(_) | OpenError::Foreign { .. } | OpenError::Newer { .. })
+        }
+        LedgerError::Act(..) => true,
+        _ => false,
+    }
+}
+
+/// False: stopped.
+async fn pause(stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(LOOK_AGAIN) => true,
+        () = stop.cancelled() => false,
+    }
+}
+
+fn hub_urls(config: &Config, enrolled: &Enrolled) -> anyhow::Result<Vec<HubUrl>> {
+    if !config.hub_urls.is_empty() {
+        return Ok(config.hub_urls.clone());
+    }
+    Ok(vec![enrolled.hub_url.parse().context("the hub's address in identity/enrolled.json")?])
+}
+
+fn random_run_id() -> anyhow::Result<RunId> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("the kernel gives no randomness"))?;
+    Ok(RunId(id))
+}
+
+/// What is reported before the first look at the host.
+fn nothing_yet() -> HostStatus {
+    HostStatus {
+        generation: 0,
+        spec_sha256: None,
+        health: Health::Unknown,
+        sync: Sync::OutOfDate,
+        reason: None,
+        names: Vec::new(),
+        instances: Vec::new(),
+    }
+}
+
+async fn measure_facts(state_dir: std::path::PathBuf, out: watch::Sender<HostFacts>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(FACTS_TICK);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let measured = facts::measure(&state_dir);
+        out.send_if_modified(|facts| {
+            let fresh = HostFacts {
+                docker_version: facts.docker_version.clone(),
+                docker_api_version: facts.docker_api_version.clone(),
+                ..measured
+            };
+            let changed = *facts != fresh;
+            *facts = fresh;
+            changed
+        });
+    }
+}
+
+/// After a failed fsync nothing that was committed can be trusted: the process ends and checks its files at the start.
+async fn give_up_when_broken(ledger: Ledger, stop: CancellationToken) {
+    tokio::select! {
+        () = ledger.broken() => {
+            tracing::error!("ledger.db cannot be trusted after a disk error, stopping to check it at the next start");
+            stop.cancel();
+        }
+        () = stop.cancelled() => {}
+    }
+}
