@@ -12,6 +12,7 @@ use std::{
 };
 
 pub mod ledger;
+pub mod outbox;
 mod worker;
 
 /// First SQLite without the WAL-reset bug that loses commits when a file has two connections.

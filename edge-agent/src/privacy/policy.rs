@@ -1,0 +1,9 @@
+//! Which classes a policy lets out. PURE.
+use redforge_shared::{policy::Policy, record::RecordClass};
+
+/// May records of this class leave the site?
+pub(super) fn may_leave(policy: Policy, _class: RecordClass) -> bool {
+    match policy {
+        Policy::Open => true,
+    }
+}
