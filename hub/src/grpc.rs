@@ -6,6 +6,8 @@ use crate::store::StoreError;
 use redforge_shared::error::Chain;
 use tonic::{Code, Status};
 
+pub mod admin;
+pub mod status;
 pub mod telemetry;
 
 /// How a failed database act looks from outside. The cause goes to the log, once; the caller gets one clear sentence.

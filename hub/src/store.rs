@@ -11,17 +11,23 @@ use uuid::Uuid;
 
 pub mod artifacts;
 pub mod authorities;
+pub mod changes;
 pub mod collections;
 pub mod desired;
 pub mod enrollment;
 pub mod events;
+pub mod flow_sets;
 pub mod hints;
 pub mod hosts;
+pub mod landed;
 pub mod operators;
+pub mod overview;
 pub mod partitions;
 mod pgcopy;
 pub mod records;
 pub mod reports;
+pub mod search;
+pub mod sites;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;

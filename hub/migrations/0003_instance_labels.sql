@@ -1,0 +1,2 @@
+-- Labels of an instance, for people and selectors.
+ALTER TABLE instance ADD COLUMN labels jsonb NOT NULL DEFAULT '{}';

@@ -1,0 +1,190 @@
+//! Apply: a set of manifests becomes true all at once, or nothing of it does. And the removal of an instance.
+//!
+//! Step one of the flow down ends here: parse, check against what is stored, commit, hint. Rendering and publishing follow
+//! in `tasks/publish_desired`.
+use super::{Api, ApiError, Caller, Role, Violation, names};
+use crate::store::changes::{Changed, Changes, NewFlowSet, NewInstance};
+use redforge_shared::{
+    flows::{self, Flows},
+    ids::{Digest, HostId, Name},
+    manifest::{FlowSetManifest, FlowSource, InstanceManifest, InstanceSpec, Kind, Manifest, parse},
+    wire::pb,
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Most bytes of all instance specs of a host: the rendered document (256 KiB at most) must hold them.
+const MAX_HOST_SPEC_BYTES: usize = 224 * 1024;
+
+impl Api {
+    /// Creates or replaces what the manifests say.
+    pub async fn apply(&self, caller: &Caller, request: pb::ApplyRequest) -> Result<pb::ApplyResponse, ApiError> {
+        caller.needs(Role::Operator)?;
+        let manifests = parse(&request.manifests).map_err(|errors| ApiError::Manifests { errors })?;
+        let mut changes = self.store.begin_changes(&caller.name, self.clock.now()).await?;
+        let mut violations = Vec::new();
+        let mut done = vec![None; manifests.len()];
+        let mut touched = BTreeMap::new();
+        // Sites and flow sets first: an instance may name what the same set brings.
+        for (index, manifest) in manifests.iter().enumerate() {
+            let result = match manifest {
+                Manifest::Site(site) => {
+                    let spec = &site.spec;
+                    let changed =
+                        changes.put_site(&site.name, &site.labels, &spec.time_zone, spec.policy.as_str()).await?;
+                    Ok((changed, 0))
+                }
+                Manifest::FlowSet(set) => match inline(set) {
+                    Ok(new) => Ok(changes.put_flow_set(&new).await?),
+                    Err(problem) => Err(("spec.flows", problem)),
+                },
+                Manifest::Instance(_) => continue,
+            };
+            record(&mut done, &mut violations, index, manifest, result);
+        }
+        for (index, manifest) in manifests.iter().enumerate() {
+            let Manifest::Instance(instance) = manifest else { continue };
+            let result = put_instance(&mut changes, instance).await?;
+            if let Ok((host, ..)) = result {
+                touched.insert(host, instance.spec.host.clone());
+            }
+            let result = result.map(|(_, changed, revision)| (changed, revision));
+            record(&mut done, &mut violations, index, manifest, result);
+        }
+        for (host, name) in touched {
+            violations.extend(fits(&name, &changes.instances(host).await?));
+        }
+        if !violations.is_empty() {
+            return Err(ApiError::Invalid { violations });
+        }
+        if !request.validate_only {
+            changes.commit().await?;
+        }
+        Ok(pb::ApplyResponse { resources: done.into_iter().flatten().collect() })
+    }
+
+    /// Removes an instance from what its host should run.
+    pub async fn delete_instance(
+        &self,
+        caller: &Caller,
+        request: pb::DeleteInstanceRequest,
+    ) -> Result<pb::DeleteInstanceResponse, ApiError> {
+        caller.needs(Role::Operator)?;
+        let (host, name) = names::instance("name", &request.name)?;
+        let mut changes = self.store.begin_changes(&caller.name, self.clock.now()).await?;
+        if !changes.delete_instance(&host, &name).await? {
+            return Err(ApiError::NotFound(request.name));
+        }
+        changes.commit().await?;
+        Ok(pb::DeleteInstanceResponse {})
+    }
+}
+
+fn record(
+    done: &mut [Option<pb::AppliedResource>],
+    violations: &mut Vec<Violation>,
+    index: usize,
+    manifest: &Manifest,
+    result: Result<(Changed, u64), (&'static str, String)>,
+) {
+    match result {
+        Ok((changed, revision)) => {
+            let action = match changed {
+                Changed::Created => pb::applied_resource::Action::Created,
+                Changed::Configured => pb::applied_resource::Action::Configured,
+                Changed::Unchanged => pb::applied_resource::Action::Unchanged,
+            };
+            let name = manifest.resource_name();
+            done[index] = Some(pb::AppliedResource { name, action: action.into(), revision });
+        }
+        Err((path, problem)) => {
+            let field = format!("document {}, {} {path}", index + 1, manifest.resource_name());
+            violations.push(Violation { field, problem });
+        }
+    }
+}
+
+fn inline(set: &FlowSetManifest) -> Result<NewFlowSet, String> {
+    let nodes = match &set.spec.flows {
+        FlowSource::Inline(nodes) => nodes.clone(),
+        FlowSource::Path(path) => {
+            return Err(format!(
+                "'{}' is a file's path, which only redforgectl can read; it pushes the file and applies the rest",
+                path.chars().take(80).collect::<String>()
+            ));
+        }
+    };
+    let (flows, credential_names) = Flows::from_value(Value::Array(nodes)).map_err(|e| e.to_string())?;
+    let bytes = flows::pack(&flows, &credential_names);
+    Ok(NewFlowSet {
+        name: set.name.clone(),
+        digest: Digest::of(&bytes),
+        node_count: flows.nodes().len() as u32,
+        bytes,
+        credential_names,
+    })
+}
+
+type Placed = (HostId, Changed, u64);
+
+async fn put_instance(
+    changes: &mut Changes,
+    instance: &InstanceManifest,
+) -> Result<Result<Placed, (&'static str, String)>, ApiError> {
+    let spec = &instance.spec;
+    let Some(host) = changes.host(&spec.host).await? else {
+        return Ok(Err(("spec.host", format!("hosts/{} does not exist; enroll it first", spec.host))));
+    };
+    if let Some(set) = spec.flow_set()
+        && !changes.has_flow_set(set).await?
+    {
+        let problem = format!("flowsets/{set} does not exist; push it first, or apply it in the same set");
+        return Ok(Err(("spec.nodeRed.flowSet", problem)));
+    }
+    let json = serde_json::to_value(spec).expect("a manifest has no value that JSON cannot hold");
+    let new = NewInstance { host, host_name: &spec.host, name: &instance.name, labels: &instance.labels, spec: &json };
+    let (changed, revision) = changes.put_instance(&new).await?;
+    Ok(Ok((host, changed, revision)))
+}
+
+/// What is wrong with all the instances of a host together. Pure.
+fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut say = |instance: &str, path: &str, problem: String| {
+        found.push(Violation { field: format!("hosts/{host}/instances/{instance} {path}"), problem });
+    };
+    let bytes: usize = instances.iter().map(|(name, spec)| name.len() + spec.to_string().len()).sum();
+    if bytes > MAX_HOST_SPEC_BYTES {
+        say("*", "spec", format!("all instances of the host have {bytes} bytes, more than {MAX_HOST_SPEC_BYTES}"));
+    }
+    let specs: Vec<(&str, InstanceSpec)> = instances
+        .iter()
+        .filter_map(|(name, spec)| Some((name.as_str(), serde_json::from_value(spec.clone()).ok()?)))
+        .collect();
+    for (i, (name, spec)) in specs.iter().enumerate() {
+        for (earlier, other) in &specs[..i] {
+            if let Some(port) = spec.ports.iter().find(|p| other.ports.iter().any(|o| o.collides(p))) {
+                say(name, "spec.ports", format!("port {} is already published by instance {earlier}", port.host));
+            }
+        }
+        let Some(section) = &spec.node_red else { continue };
+        for (path, wanted, kind) in [
+            ("spec.nodeRed.broker", &section.broker, Kind::Mosquitto),
+            ("spec.nodeRed.ollama", &section.ollama, Kind::Ollama),
+        ] {
+            let of_kind: Vec<&str> = specs.iter().filter(|(_, s)| s.kind == kind).map(|(n, _)| *n).collect();
+            match wanted {
+                Some(wanted) if !of_kind.contains(&wanted.as_str()) => {
+                    say(name, path, format!("the host has no instance {wanted} of kind {}", kind.as_str()));
+                }
+                None if of_kind.len() > 1 => {
+                    let problem =
+                        format!("the host has several of kind {}: name one of {}", kind.as_str(), of_kind.join(", "));
+                    say(name, path, problem);
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,199 @@
+//! Hosts and instances, read: what is wanted beside what was last reported, and how old that is.
+use super::{Api, ApiError, Caller, Role, names};
+use crate::store::overview::{HostRow, InstanceRow};
+use redforge_shared::{
+    report::{Health, Link, Phase, Reason, Sync},
+    wire::{pb, timestamp},
+};
+use time::OffsetDateTime;
+
+impl Api {
+    /// Hosts by name, of one site or of all.
+    pub async fn list_hosts(
+        &self,
+        _: &Caller,
+        request: pb::ListHostsRequest,
+    ) -> Result<pb::ListHostsResponse, ApiError> {
+        let size = names::page_size(request.page_size)?;
+        let site = names::optional("site", "sites", &request.site)?;
+        let after = names::after(&request.page_token)?;
+        let mut rows = self.store.list_hosts(site.as_ref().map(|s| s.as_str()), &after, size + 1).await?;
+        let more = names::cut(&mut rows, size);
+        let next_page_token = rows.last().filter(|_| more).map(|r| names::page_token(&r.name)).unwrap_or_default();
+        Ok(pb::ListHostsResponse { hosts: rows.into_iter().map(|r| self.host(r)).collect(), next_page_token })
+    }
+
+    /// One host.
+    pub async fn get_host(&self, _: &Caller, request: pb::GetHostRequest) -> Result<pb::Host, ApiError> {
+        let name = names::single("name", "hosts", &request.name)?;
+        let row = self.store.host_overview(name.as_str()).await?;
+        row.map(|r| self.host(r)).ok_or_else(|| ApiError::NotFound(format!("hosts/{name}")))
+    }
+
+    /// Lifts the pause of a host whose agent is ahead of a restored hub.
+    pub async fn resume_host(&self, caller: &Caller, request: pb::ResumeHostRequest) -> Result<pb::Host, ApiError> {
+        caller.needs(Role::Operator)?;
+        let name = names::single("name", "hosts", &request.name)?;
+        let row = self.store.host_overview(name.as_str()).await?;
+        let row = row.ok_or_else(|| ApiError::NotFound(format!("hosts/{name}")))?;
+        let id = redforge_shared::ids::HostId(row.id);
+        if !self.store.resume_host(id, &caller.name, self.clock.now()).await? {
+            return Err(ApiError::Precondition {
+                reason: "HOST_NOT_PAUSED",
+                message: format!("hosts/{name} is not paused: its agent is not ahead of this hub"),
+            });
+        }
+        self.get_host(caller, pb::GetHostRequest { name: request.name }).await
+    }
+
+    /// Instances by host and name.
+    pub async fn list_instances(
+        &self,
+        _: &Caller,
+        request: pb::ListInstancesRequest,
+    ) -> Result<pb::ListInstancesResponse, ApiError> {
+        let size = names::page_size(request.page_size)?;
+        let host = names::optional("parent", "hosts", &request.parent)?;
+        let after = names::after(&request.page_token)?;
+        let after = after.split_once('/').unwrap_or((&after, ""));
+        let mut rows = self.store.list_instances(host.as_ref().map(|h| h.as_str()), after, size + 1).await?;
+        let more = names::cut(&mut rows, size);
+        let last = rows.last().filter(|_| more).map(|r| names::page_token(&format!("{}/{}", r.host, r.name)));
+        let instances = rows.into_iter().map(|r| self.instance(r)).collect();
+        Ok(pb::ListInstancesResponse { instances, next_page_token: last.unwrap_or_default() })
+    }
+
+    /// One instance.
+    pub async fn get_instance(&self, _: &Caller, request: pb::GetInstanceRequest) -> Result<pb::Instance, ApiError> {
+        let (host, name) = names::instance("name", &request.name)?;
+        let row = self.store.instance(host.as_str(), name.as_str()).await?;
+        row.map(|r| self.instance(r)).ok_or_else(|| ApiError::NotFound(format!("hosts/{host}/instances/{name}")))
+    }
+
+    fn link(&self, last_seen: Option<OffsetDateTime>) -> Link {
+        link_of(last_seen, self.clock.now(), self.heartbeat)
+    }
+
+    fn age_s(&self, at: Option<OffsetDateTime>) -> i64 {
+        at.map_or(-1, |at| (self.clock.now() - at).whole_seconds().max(0))
+    }
+
+    fn host(&self, row: HostRow) -> pb::Host {
+        let link = self.link(row.last_seen_at);
+        let status = judge(&row, link);
+        let report_age_s = self.age_s(row.received_at);
+        let running = row.instances.iter().flat_map(|i| &i.0).filter(|i| i.phase == Phase::Running).count();
+        pb::Host {
+            name: format!("hosts/{}", row.name),
+            id: row.id.hyphenated().to_string(),
+            site: format!("sites/{}", row.site),
+            link: pb::Link::from(link).into(),
+            health: pb::Health::from(status.health).into(),
+            sync: pb::Sync::from(status.sync).into(),
+            reason: status.reason.map_or(0, |r| pb::StatusReason::from(r).into()),
+            names: row.names.map(|n| n.0).unwrap_or_default(),
+            last_seen_at: row.last_seen_at.map(timestamp),
+            report_age_s,
+            generation: row.generation.unwrap_or_default() as u64,
+            observed_generation: row.observed_generation.unwrap_or_default() as u64,
+            facts: Some((&row.facts.0).into()),
+            outbox: row
+                .outbox
+                .into_iter()
+                .flat_map(|o| o.0)
+                .map(|o| pb::OutboxStatus {
+                    class: pb::RecordClass::from(o.class).into(),
+                    waiting: o.waiting,
+                    waiting_bytes: o.waiting_bytes,
+                    refused: o.refused,
+                    absorbed: o.absorbed,
+                    lost: o.lost,
+                })
+                .collect(),
+            enrolled_at: Some(timestamp(row.enrolled_at)),
+            certificate_not_after: Some(timestamp(row.certificate_not_after)),
+            instance_count: row.instance_count as u32,
+            instances_running: running as u32,
+            spec_sha256: row.spec_sha256.map(hex::encode).unwrap_or_default(),
+        }
+    }
+
+    fn instance(&self, row: InstanceRow) -> pb::Instance {
+        let kind = row.spec.0.get("kind").and_then(|k| k.as_str()).unwrap_or_default().to_owned();
+        let link = self.link(row.last_seen_at);
+        let report_age_s = self.age_s(row.received_at);
+        pb::Instance {
+            name: format!("hosts/{}/instances/{}", row.host, row.name),
+            kind,
+            revision: row.revision as u64,
+            spec_json: row.spec.0.to_string(),
+            status: row.status.map(|s| {
+                let mut status = s.0;
+                if link == Link::Offline {
+                    // What was healthy when last heard of may be anything by now.
+                    status.health = Health::Unknown;
+                }
+                pb::InstanceStatus::from(&status)
+            }),
+            host_link: pb::Link::from(link).into(),
+            report_age_s,
+            created_at: Some(timestamp(row.created_at)),
+            updated_at: Some(timestamp(row.updated_at)),
+        }
+    }
+}
+
+/// Online until a heartbeat was missed, Offline after three. A heartbeat counts as missed when its successor is due too.
+fn link_of(last_seen: Option<OffsetDateTime>, now: OffsetDateTime, heartbeat: std::time::Duration) -> Link {
+    let Some(last_seen) = last_seen else { return Link::NeverSeen };
+    let age = now - last_seen;
+    if age < heartbeat * 2 {
+        Link::Online
+    } else if age < heartbeat * 4 {
+        Link::Stale
+    } else {
+        Link::Offline
+    }
+}
+
+struct Judged {
+    health: Health,
+    sync: Sync,
+    reason: Option<Reason>,
+}
+
+/// The host's status words: the report's, unless the hub knows better.
+fn judge(row: &HostRow, link: Link) -> Judged {
+    let health = row.health.as_deref().and_then(Health::from_word).unwrap_or(Health::Unknown);
+    let health = if matches!(link, Link::Offline | Link::NeverSeen) { Health::Unknown } else { health };
+    let reason = row.reason.as_deref().and_then(Reason::from_word);
+    if row.agent_ahead {
+        return Judged { health, sync: Sync::Paused, reason: Some(Reason::HubBehind) };
+    }
+    let reported = row.sync.as_deref().and_then(Sync::from_word).unwrap_or(Sync::OutOfDate);
+    let same = row.observed_generation == row.generation && row.observed_sha256 == row.spec_sha256;
+    // A host that is as it should be for an older generation is on its way to the newer one, or will be.
+    let sync = match reported {
+        Sync::UpToDate if !same && link == Link::Online => Sync::Updating,
+        Sync::UpToDate if !same => Sync::OutOfDate,
+        reported => reported,
+    };
+    Judged { health, sync, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_link_ages_from_online_to_offline() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(1);
+        let at = |s: i64| link_of(Some(now - time::Duration::seconds(s)), now, Duration::from_secs(10));
+        assert_eq!(
+            [at(-5), at(0), at(19), at(20), at(39), at(40)].map(Link::as_str),
+            ["Online", "Online", "Online", "Stale", "Stale", "Offline"]
+        );
+        assert_eq!(link_of(None, now, Duration::from_secs(10)), Link::NeverSeen);
+    }
+}

@@ -1,0 +1,109 @@
+//! Vectors and how near they are. Pure.
+use half::f16;
+use redforge_shared::record::Metric;
+
+/// A vector's components, whatever they were written as; none if the bytes do not hold `dim` finite ones.
+pub fn decode(encoding: &str, dim: usize, scale: f32, data: &[u8]) -> Option<Vec<f32>> {
+    let components: Vec<f32> = match encoding {
+        "f32" => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        "f16" => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        "i8" => data.iter().map(|b| f32::from(b.cast_signed()) * scale).collect(),
+        _ => return None,
+    };
+    let width = match encoding {
+        "f32" => 4,
+        "f16" => 2,
+        _ => 1,
+    };
+    let whole = components.len() == dim && data.len() == dim * width;
+    (whole && components.iter().all(|c| c.is_finite())).then_some(components)
+}
+
+/// Nearness: greater is nearer. Cosine similarity, the product, or the negated distance.
+pub fn score(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    let pairs = || a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y)));
+    match metric {
+        Metric::Dot => pairs().map(|(x, y)| x * y).sum(),
+        Metric::L2 => -pairs().map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt(),
+        Metric::Cosine => {
+            let (dot, aa, bb) =
+                pairs().fold((0.0, 0.0, 0.0), |(d, xx, yy), (x, y)| (d + x * y, xx + x * x, yy + y * y));
+            let norm: f64 = aa * bb;
+            // A vector of zeros points nowhere: it is like nothing.
+            if norm > 0.0 { dot / norm.sqrt() } else { -1.0 }
+        }
+    }
+}
+
+/// The best few, best first. Equal scores keep the order of their keys, so that a search answers the same twice.
+#[derive(Debug)]
+pub struct Best<T> {
+    limit: usize,
+    kept: Vec<(f64, T)>,
+}
+
+impl<T: Ord> Best<T> {
+    /// At most `limit`.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, kept: Vec::with_capacity(limit + 1) }
+    }
+
+    /// Offers one.
+    pub fn offer(&mut self, score: f64, item: T) {
+        let full = self.kept.len() >= self.limit;
+        if score.is_nan() || full && self.kept.last().is_none_or(|(worst, _)| score < *worst) {
+            return;
+        }
+        let at = self.kept.partition_point(|(s, i)| *s > score || (*s == score && *i < item));
+        self.kept.insert(at, (score, item));
+        self.kept.truncate(self.limit);
+    }
+
+    /// The best, best first.
+    pub fn into_vec(self) -> Vec<(f64, T)> {
+        self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn three_encodings_say_the_same() {
+        let want = [0.5_f32, -1.0, 0.25];
+        let f32s: Vec<u8> = want.iter().flat_map(|c| c.to_le_bytes()).collect();
+        let f16s: Vec<u8> = want.iter().flat_map(|c| f16::from_f32(*c).to_le_bytes()).collect();
+        let i8s: Vec<u8> = [64_i8, -128, 32].iter().map(|c| c.cast_unsigned()).collect();
+        assert_eq!(decode("f32", 3, 1.0, &f32s).expect("f32"), want);
+        assert_eq!(decode("f16", 3, 1.0, &f16s).expect("f16"), want);
+        assert_eq!(decode("i8", 3, 1.0 / 128.0, &i8s).expect("i8"), want);
+        assert!(decode("f32", 3, 1.0, &f32s[..11]).is_none());
+        assert!(decode("f64", 3, 1.0, &f32s).is_none());
+        assert!(decode("f32", 1, 1.0, &f32::NAN.to_le_bytes()).is_none());
+    }
+
+    #[test]
+    fn nearness_by_each_metric() {
+        assert!((score(Metric::Cosine, &[1.0, 0.0], &[2.0, 0.0]) - 1.0).abs() < 1e-12);
+        assert!((score(Metric::Dot, &[1.0, 2.0], &[3.0, 4.0]) - 11.0).abs() < 1e-12);
+        assert!((score(Metric::L2, &[0.0, 0.0], &[3.0, 4.0]) + 5.0).abs() < 1e-12);
+        assert!((score(Metric::Cosine, &[0.0], &[1.0]) + 1.0).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_are_those_that_sorting_finds(scores in proptest::collection::vec(-10..10_i32, 0..60), limit in 1..8_usize) {
+            let mut best = Best::new(limit);
+            for (i, s) in scores.iter().enumerate() {
+                best.offer(f64::from(*s), i);
+            }
+            let mut sorted: Vec<(i32, usize)> = scores.iter().copied().enumerate().map(|(i, s)| (s, i)).collect();
+            sorted.sort_by_key(|(s, i)| (-s, *i));
+            let got: Vec<usize> = best.into_vec().into_iter().map(|(_, i)| i).collect();
+            let want: Vec<usize> = sorted.into_iter().take(limit).map(|(_, i)| i).collect();
+            prop_assert_eq!(got, want);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Search by meaning: a text, a stored record or a vector in, the nearest chunks out. No text is ever matched.
+//!
+//! Exact: every vector that counts is read once and scored, which is refused above [`MAX_EXACT`] stored ones. A collection
+//! whose vectors do not all come from its model is refused by name.
+use super::{
+    Api, ApiError, Caller, names,
+    score::{Best, decode, score},
+    tokens::within,
+};
+use crate::{
+    embed::{EmbedError, MAX_QUERY_BYTES},
+    store::search::CollectionRow,
+};
+use redforge_shared::{record::Metric, wire::pb};
+use std::{ops::ControlFlow, time::Instant};
+
+/// Most stored vectors that are searched one by one.
+const MAX_EXACT: u64 = 200_000;
+
+/// A vector to look for, and what it took to get it.
+struct Query {
+    collection: CollectionRow,
+    vector: Vec<f32>,
+    standin: bool,
+    embed_ms: f64,
+}
+
+impl Api {
+    /// Every collection with how much is in it.
+    pub async fn list_collections(
+        &self,
+        _: &Caller,
+        _: pb::ListCollectionsRequest,
+    ) -> Result<pb::ListCollectionsResponse, ApiError> {
+        let mut collections = Vec::new();
+        for row in self.store.list_collections().await? {
+            let vectors = self.store.count_vectors(&row.name).await?;
+            collections.push(pb::Collection {
+                name: row.name,
+                model: row.model,
+                model_digest: row.model_digest,
+                dim: row.dim as u32,
+                metric: row.metric,
+                vectors,
+                index: "exact".into(),
+                pending: 0,
+                document_prefix: row.document_prefix,
+                query_prefix: row.query_prefix,
+            });
+        }
+        Ok(pb::ListCollectionsResponse { collections })
+    }
+
+    /// The nearest chunks of a collection.
+    pub async fn search(&self, _: &Caller, request: pb::SearchRequest) -> Result<pb::SearchResponse, ApiError> {
+        let limit = within("limit", request.limit, 10, 1, 100)?;
+        let query = self.query(request).await?;
+        let Query { collection, vector, standin, embed_ms } = query;
+        if let Some((digest, dim)) = self.store.foreign_vector(&collection).await? {
+            let message = format!(
+                "collection '{}' is mixed: it was made with model digest {} and {} dimensions, and holds a vector of \
+                 digest {digest} with {dim}",
+                collection.name, collection.model_digest, collection.dim
+            );
+            return Err(ApiError::Precondition { reason: "COLLECTION_MIXED", message });
+        }
+        let stored = self.store.count_landed_vectors(&collection.name, MAX_EXACT + 1).await?;
+        if stored > MAX_EXACT {
+            let message = format!(
+                "collection '{}' holds more than {MAX_EXACT} stored vectors and has no index: exact search would read \
+                 them all",
+                collection.name
+            );
+            return Err(ApiError::Precondition { reason: "COLLECTION_TOO_LARGE", message });
+        }
+        let begun = Instant::now();
+        let best = self.nearest(&collection, &vector, limit as usize).await?;
+        let mut hits = Vec::with_capacity(best.len());
+        for (rank, (score, (source, ordinal, stream_id, seq))) in best.into_iter().enumerate() {
+            // The row may have been pruned since it was scored: then it is no hit any more.
+            let Some(hit) = self.store.hit(stream_id, seq).await? else { continue };
+            hits.push(pb::Hit {
+                rank: rank as u32 + 1,
+                score,
+                source,
+                ordinal: ordinal as u32,
+                text: hit.text,
+                record: format!("records/{stream_id}/{seq}"),
+                host: format!("hosts/{}", hit.host),
+            });
+        }
+        let search_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        Ok(pb::SearchResponse {
+            hits,
+            collection: collection.name,
+            index: "exact".into(),
+            standin,
+            embed_ms,
+            search_ms,
+        })
+    }
+
+    async fn nearest(
+        &self,
+        collection: &CollectionRow,
+        vector: &[f32],
+        limit: usize,
+    ) -> Result<Vec<(f64, (String, i32, i64, i64))>, ApiError> {
+        let metric = Metric::from_word(&collection.metric).unwrap_or_default();
+        let mut best = Best::new(limit);
+        let mut unreadable = None;
+        let visit =
+            |row: crate::store::search::VectorRow| match decode(&row.encoding, vector.len(), row.scale, &row.data) {
+                Some(stored) => {
+                    best.offer(score(metric, vector, &stored), (row.source, row.ordinal, row.stream_id, row.seq));
+                    ControlFlow::Continue(())
+                }
+                None => {
+                    unreadable = Some(format!("records/{}/{}", row.stream_id, row.seq));
+                    ControlFlow::Break(())
+                }
+            };
+        self.store.scan_vectors(&collection.name, visit).await?;
+        match unreadable {
+            Some(record) => {
+                let message = format!("{record} of collection '{}' is not a readable vector", collection.name);
+                Err(ApiError::Precondition { reason: "VECTOR_UNREADABLE", message })
+            }
+            None => Ok(best.into_vec()),
+        }
+    }
+
+    async fn query(&self, request: pb::SearchRequest) -> Result<Query, ApiError> {
+        use pb::search_request::Query as Asked;
+        let asked = request.query.ok_or_else(|| ApiError::invalid("query", "expected text, like or vector"))?;
+        let given = |collection, vector| Query { collection, vector, standin: false, embed_ms: 0.0 };
+        match asked {
+            Asked::Like(record) => {
+                let (stream, seq) = names::record("like", &record)?;
+                let row = self.store.vector(stream, seq).await?.ok_or_else(|| ApiError::NotFound(record.clone()))?;
+                if !request.collection.is_empty() && request.collection != row.collection {
+                    let problem = format!("{record} is of collection '{}'", row.collection);
+                    return Err(ApiError::invalid("collection", problem));
+                }
+                let collection = self.collection(&row.collection).await?;
+                let same = row.model_digest == collection.model_digest && row.dim == collection.dim;
+                let vector = decode(&row.encoding, collection.dim as usize, row.scale, &row.data);
+                let vector = vector.filter(|_| same && !row.tombstone);
+                let vector = vector.ok_or_else(|| {
+                    ApiError::invalid("like", format!("{record} is a deletion, or no vector of its collection's model"))
+                })?;
+                Ok(given(collection, vector))
+            }
+            Asked::Vector(vector) => {
+                let collection = self.collection(&request.collection).await?;
+                let vector = checked("vector", vector.components, &collection)?;
+                Ok(given(collection, vector))
+            }
+            Asked::Text(text) => {
+                if text.trim().is_empty() || text.len() > MAX_QUERY_BYTES {
+                    let problem = format!("has {} bytes, allowed are 1 to {MAX_QUERY_BYTES}", text.len());
+                    return Err(ApiError::invalid("text", problem));
+                }
+                let collection = self.collection(&request.collection).await?;
+                let embed = self.embed.as_ref().ok_or(EmbedError::NotConfigured)?;
+                let begun = Instant::now();
+                let text = format!("{}{text}", collection.query_prefix);
+                let vector = embed.embed(&collection.model, &collection.model_digest, &text).await?;
+                let embed_ms = begun.elapsed().as_secs_f64() * 1000.0;
+                let vector = checked("text", vector, &collection)?;
+                Ok(Query { collection, vector, standin: embed.standin, embed_ms })
+            }
+        }
+    }
+
+    /// The collection of this name, or the only one there is.
+    async fn collection(&self, name: &str) -> Result<CollectionRow, ApiError> {
+        let mut all = self.store.list_collections().await?;
+        if !name.is_empty() {
+            let found = all.into_iter().find(|c| c.name == name);
+            let shown: String = name.chars().take(80).collect();
+            return found.ok_or_else(|| ApiError::NotFound(format!("collection '{shown}'")));
+        }
+        match (all.pop(), all.len()) {
+            (Some(only), 0) => Ok(only),
+            (None, _) => Err(ApiError::NotFound("a collection (no vector has arrived yet)".into())),
+            (Some(last), _) => {
+                let names: Vec<String> = all.into_iter().chain([last]).map(|c| c.name).take(20).collect();
+                Err(ApiError::invalid("collection", format!("there are several, name one of {}", names.join(", "))))
+            }
+        }
+    }
+}
+
+fn checked(field: &str, vector: Vec<f32>, collection: &CollectionRow) -> Result<Vec<f32>, ApiError> {
+    if vector.len() != collection.dim as usize {
+        let problem =
+            format!("has {} components, collection '{}' has {}", vector.len(), collection.name, collection.dim);
+        return Err(ApiError::invalid(field, problem));
+    }
+    if vector.iter().any(|c| !c.is_finite()) {
+        return Err(ApiError::invalid(field, "holds a component that is not a finite number"));
+    }
+    Ok(vector)
+}
