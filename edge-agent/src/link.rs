@@ -30,9 +30,13 @@ use tokio_util::sync::CancellationToken;
 pub mod artifacts;
 pub mod backoff;
 pub mod dial;
+#[cfg(test)]
+mod fake_hub;
 pub mod offer;
 pub mod renew;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 /// A connection that lived shorter than this counts as a failed attempt, however it ended.
 const SETTLED: Duration = Duration::from_secs(10);
