@@ -292,7 +292,7 @@ impl Written {
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
-            reserve_bytes: self.outbox.reserve_bytes.unwrap_or(8 << 20),
+            reserve_bytes: self.outbox.reserve_bytes.unwrap_or(64 << 20),
         };
         if outbox.max_bytes < 1 << 20 {
             return Err(value(format!("outbox.max_bytes: {} is less than 1 MiB", outbox.max_bytes)));

@@ -8,11 +8,13 @@ use crate::{
     db::{
         OpenError,
         ledger::{Ledger, LedgerError},
+        outbox::{Limits, Outbox, OutboxError},
     },
     facts,
     identity::{Enrolled, IdentityDir},
     link::{self, Link, OutboxNumbers, dial::HubUrl},
     page::{self, Page, Sources, Stage},
+    runtime::{Runtime, docker::Docker},
 };
 use anyhow::Context;
 use redforge_shared::{
@@ -32,6 +34,8 @@ pub mod lock;
 const GRACE: Duration = Duration::from_secs(10);
 /// How often something that is waited for is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the outbox's numbers are read again.
+const OUTBOX_TICK: Duration = Duration::from_millis(500);
 /// How often facts about the machine are measured again.
 const FACTS_TICK: Duration = Duration::from_secs(15);
 
@@ -90,8 +94,12 @@ async fn start(
 
     let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
     let (_status_out, status) = watch::channel(nothing_yet());
-    let (_numbers_out, outbox) = watch::channel(Vec::<OutboxNumbers>::new());
-    tasks.spawn("facts", measure_facts(config.state_dir.clone(), facts_out, stop.clone()));
+    let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
+    let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
+    tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, stop.clone()));
+
+    let docker: Arc<dyn Runtime> = Arc::new(Docker::new(&config.runtime.docker_socket));
+    tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
 
     let (link, link_view) = Link::new(link::Deps {
         identity,
@@ -196,12 +204,72 @@ async fn open_ledger(
     }
 }
 
+/// `None`: stopped while waiting.
+async fn open_outbox(
+    config: &Config,
+    clock: &SharedClock,
+    stage: &watch::Sender<Stage>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Outbox>> {
+    let path = config.state_dir.join("outbox.db");
+    let limits = Limits {
+        max_bytes: config.outbox.max_bytes,
+        hub_rpo: Duration::from_secs(config.outbox.hub_rpo_s.into()),
+        reserve_bytes: config.outbox.reserve_bytes,
+        ..Limits::default()
+    };
+    loop {
+        match Outbox::open(&path, limits, Arc::clone(clock)).await {
+            Ok(outbox) => return Ok(Some(outbox)),
+            Err(OutboxError::Open(e)) if never_opens(&e) => return Err(OutboxError::Open(e).into()),
+            Err(e) => say(stage, format!("outbox.db cannot be opened yet: {}", Chain(&e))),
+        }
+        if !pause(stop).await {
+            return Ok(None);
+        }
+    }
+}
+
+/// The outbox's numbers, while it can be read.
+async fn numbers(outbox: &Outbox) -> Option<Vec<OutboxNumbers>> {
+    let classes = outbox.status().await.ok()?;
+    let one = |c: crate::db::outbox::ClassStatus| OutboxNumbers {
+        class: c.class,
+        waiting: c.waiting,
+        waiting_bytes: c.waiting_bytes,
+        refused: c.refused,
+        absorbed: c.absorbed,
+        lost: c.lost,
+    };
+    Some(classes.into_iter().map(one).collect())
+}
+
+/// Publishes the outbox's numbers, at most twice a second, and ends the process when the file cannot be trusted.
+async fn watch_outbox(outbox: Outbox, out: watch::Sender<Vec<OutboxNumbers>>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(OUTBOX_TICK);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = outbox.broken() => {
+                tracing::error!("outbox.db cannot be trusted after a disk error, stopping to check it at the next start");
+                return stop.cancel();
+            }
+            () = stop.cancelled() => return outbox.close().await,
+        }
+        if let Some(fresh) = numbers(&outbox).await {
+            out.send_if_modified(|old| std::mem::replace(old, fresh.clone()) != fresh);
+        }
+    }
+}
+
+/// Is the file of a kind that waiting cannot mend?
+fn never_opens(error: &OpenError) -> bool {
+    error.is_damage() || matches!(error, OpenError::OldSqlite(_) | OpenError::Foreign { .. } | OpenError::Newer { .. })
+}
+
 fn waiting_helps(error: &LedgerError) -> bool {
     match error {
-        LedgerError::Open(e) => {
-            !e.is_damage()
-                && !matches!(e, OpenError::OldSqlite(_) | OpenError::Foreign { .. } | OpenError::Newer { .. })
-        }
+        LedgerError::Open(e) => !never_opens(e),
         LedgerError::Act(..) => true,
         _ => false,
     }
@@ -241,24 +309,25 @@ fn nothing_yet() -> HostStatus {
     }
 }
 
-async fn measure_facts(state_dir: std::path::PathBuf, out: watch::Sender<HostFacts>, stop: CancellationToken) {
+async fn measure_facts(
+    state_dir: std::path::PathBuf,
+    runtime: Arc<dyn Runtime>,
+    out: watch::Sender<HostFacts>,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(FACTS_TICK);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = stop.cancelled() => return,
         }
-        let measured = facts::measure(&state_dir);
-        out.send_if_modified(|facts| {
-            let fresh = HostFacts {
-                docker_version: facts.docker_version.clone(),
-                docker_api_version: facts.docker_api_version.clone(),
-                ..measured
-            };
-            let changed = *facts != fresh;
-            *facts = fresh;
-            changed
-        });
+        let mut measured = facts::measure(&state_dir);
+        // An engine that is away leaves both empty; why it is away is the reconciler's to say.
+        if let Ok(engine) = runtime.version().await {
+            measured.docker_version = engine.engine;
+            measured.docker_api_version = engine.api;
+        }
+        out.send_if_modified(|facts| std::mem::replace(facts, measured.clone()) != measured);
     }
 }
 
