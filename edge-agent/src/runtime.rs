@@ -19,6 +19,7 @@ use std::{
 };
 
 pub mod docker;
+pub mod fake;
 pub mod names;
 
 /// Labels of every object that is ours.

@@ -1,0 +1,446 @@
+//! The loop that makes the host what its ledger says: observe, plan, execute, report. End of the flow down.
+//!
+//! It reads the ledger and the engine and nothing else: whether a hub is there makes no difference. A pass is idempotent
+//! and retries nothing; the next pass is the retry. Containers outlive it.
+use crate::{
+    db::ledger::{AcceptedDesired, Ledger, LedgerError},
+    runtime::{
+        BrokerEndpoint, ContainerState, HostSeen, LogSource, Runtime, RuntimeError,
+        names::{Names, Pool},
+    },
+    workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError, mosquitto},
+};
+use fetch::{Fetched, Fetches};
+use futures_util::{StreamExt, stream::BoxStream};
+use memory::{Failed, Remembered};
+use observe::{AppSeen, FlowSets};
+use redforge_shared::{
+    clock::SharedClock,
+    desired::{DesiredState, Workload},
+    error::Chain,
+    flows,
+    ids::{Digest, HostId, Name},
+    report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+mod assess;
+mod execute;
+mod fetch;
+mod memory;
+mod observe;
+pub mod plan;
+mod reduce;
+#[cfg(test)]
+mod tests;
+
+/// Longest wait between two passes: what no hint told is found out then.
+const TICK: Duration = Duration::from_secs(10);
+/// Wait after a pass that changed something: what it began is looked at soon.
+const SOON: Duration = Duration::from_millis(500);
+/// After a hint from the engine, so that a burst of them costs one pass.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// What went wrong in a pass, by act.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("the container engine did not do it")]
+    Runtime(#[source] RuntimeError),
+    #[error("the ledger did not answer")]
+    Ledger(#[source] LedgerError),
+    #[error("the runtime did not take the flows")]
+    Deploy(#[source] Box<HttpError>),
+    #[error("instance '{0}' changed while the pass ran")]
+    Vanished(Name),
+    #[error("no subnet is configured")]
+    NoSubnet,
+}
+
+impl ReconcileError {
+    /// Would the same spec be refused again?
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Runtime(e) => !e.is_retryable(),
+            Self::Deploy(e) => e.is_refusal(),
+            Self::Ledger(_) | Self::Vanished(_) | Self::NoSubnet => false,
+        }
+    }
+}
+
+/// What a reconciler works with.
+pub struct Deps {
+    pub ledger: Ledger,
+    pub runtime: Arc<dyn Runtime>,
+    /// `blobs/sha256` of the state folder is below this `blobs`.
+    pub blobs: PathBuf,
+    pub clock: SharedClock,
+    pub host: HostId,
+    /// From where the internal network's subnet is taken.
+    pub pool: Pool,
+    /// The internal network's subnet, when it is set by hand.
+    pub subnet: Option<String>,
+}
+
+/// The loop's state; all of it can be found out again.
+pub struct Reconciler {
+    deps: Deps,
+    names: Names,
+    memory: Option<Remembered>,
+    secrets: Secrets,
+    flow_sets: FlowSets,
+    fetches: Fetches,
+    status: watch::Sender<HostStatus>,
+    brokers: watch::Sender<Vec<BrokerEndpoint>>,
+    logs: watch::Sender<Vec<LogSource>>,
+}
+
+/// One pass's view of the host.
+struct View {
+    accepted: Arc<AcceptedDesired>,
+    seen: HostSeen,
+    rendered: BTreeMap<Name, Rendered>,
+    unmet: BTreeMap<Name, Unmet>,
+    apps: BTreeMap<Name, AppSeen>,
+    desired: plan::Desired,
+}
+
+impl Reconciler {
+    /// A reconciler that has not looked yet.
+    pub fn new(deps: Deps) -> Self {
+        let nothing = HostStatus {
+            generation: 0,
+            spec_sha256: None,
+            health: Health::Unknown,
+            sync: Sync::OutOfDate,
+            reason: None,
+            names: vec![],
+            instances: vec![],
+        };
+        Self {
+            names: Names::new(deps.host),
+            deps,
+            memory: None,
+            secrets: Secrets::new(),
+            flow_sets: FlowSets::new(),
+            fetches: Fetches::default(),
+            status: watch::Sender::new(nothing),
+            brokers: watch::Sender::new(vec![]),
+            logs: watch::Sender::new(vec![]),
+        }
+    }
+
+    /// The host as the last pass found it.
+    pub fn status(&self) -> watch::Receiver<HostStatus> {
+        self.status.subscribe()
+    }
+
+    /// Brokers that records are collected from.
+    pub fn brokers(&self) -> watch::Receiver<Vec<BrokerEndpoint>> {
+        self.brokers.subscribe()
+    }
+
+    /// Containers whose output may be collected.
+    pub fn logs(&self) -> watch::Receiver<Vec<LogSource>> {
+        self.logs.subscribe()
+    }
+
+    /// Passes until `stop`. A pass that is cut off is as good as one that a crash cut off.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ledger = self.deps.ledger.subscribe();
+        let fetched = self.fetches.done();
+        let mut events: Option<BoxStream<'static, ()>> = None;
+        loop {
+            let changed = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.pass() => changed,
+            };
+            let events_now = events.get_or_insert_with(|| self.deps.runtime.events(self.deps.host));
+            let mut gather = Duration::ZERO;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                news = ledger.changed() => if news.is_err() { return },
+                () = fetched.notified() => gather = GATHER,
+                event = events_now.next() => match event {
+                    Some(()) => gather = GATHER,
+                    // The engine went away; it is asked again after the next pass.
+                    None => { events = None; gather = SOON; }
+                },
+                () = tokio::time::sleep(if changed { SOON } else { TICK }) => {}
+            }
+            if !gather.is_zero() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(gather) => {}
+                }
+            }
+        }
+    }
+
+    /// Looks, plans, acts and reports once. Says whether the next look should come soon.
+    pub async fn pass(&mut self) -> bool {
+        let Some(accepted) = self.deps.ledger.desired() else { return false };
+        match self.try_pass(accepted.clone()).await {
+            Ok(changed) => changed,
+            Err(e) => {
+                tracing::warn!(error = %Chain(&e), generation = accepted.generation, "pass failed");
+                self.report_blind(&accepted, &e);
+                false
+            }
+        }
+    }
+
+    async fn try_pass(&mut self, accepted: Arc<AcceptedDesired>) -> Result<bool, ReconcileError> {
+        let mut memory = match self.memory.take() {
+            Some(memory) => memory,
+            None => Remembered::load(&self.deps.ledger).await.map_err(ReconcileError::Ledger)?,
+        };
+        let result = self.pass_with(accepted, &mut memory).await;
+        self.memory = Some(memory);
+        result
+    }
+
+    async fn pass_with(
+        &mut self,
+        accepted: Arc<AcceptedDesired>,
+        memory: &mut Remembered,
+    ) -> Result<bool, ReconcileError> {
+        let ledger = self.deps.ledger.clone();
+        for fetched in self.fetches.take_ended() {
+            if let Fetched::Image { reference, image } = fetched {
+                memory.set_image(&ledger, &reference, Some(image)).await?;
+            }
+        }
+        self.draw_secrets(&accepted.state).await?;
+        self.read_flow_sets(&accepted.state).await;
+        memory.forget_others(&ledger, |n| accepted.state.instance(n.as_str()).is_some()).await?;
+
+        let view = self.look(accepted, memory).await?;
+        let actual = reduce::actual(&view.accepted.state, &view.seen, &view.apps, &self.flow_sets, self.fetches.busy());
+        let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
+
+        let addresses = addresses(&view.seen);
+        let subnets = self.subnets().await?;
+        let mut deeds = execute::Deeds {
+            names: &self.names,
+            runtime: &self.deps.runtime,
+            ledger: &ledger,
+            desired: &view.accepted.state,
+            rendered: &view.rendered,
+            secrets: &self.secrets,
+            flow_sets: &self.flow_sets,
+            addresses: &addresses,
+            subnets: &subnets,
+            memory,
+            fetches: &mut self.fetches,
+        };
+        let faults = deeds.take_all(&steps).await;
+        self.remember_failures(&view, &faults, memory).await?;
+        let changed = self.report(&view, &faults, memory).await?;
+        self.publish_sources(&view);
+        let wants_only = steps.iter().all(|s| matches!(s, plan::Step::WantBlob { .. }));
+        let coming_up =
+            self.status.borrow().instances.iter().any(|i| matches!(i.phase, Phase::Starting | Phase::Pulling));
+        Ok(changed || !wants_only || (coming_up && self.status.borrow().health != Health::Error))
+    }
+
+    async fn look(&self, accepted: Arc<AcceptedDesired>, memory: &Remembered) -> Result<View, ReconcileError> {
+        let site = self.deps.ledger.site().await.map_err(ReconcileError::Ledger)?;
+        let seen = self.deps.runtime.observe(&self.names).await.map_err(ReconcileError::Runtime)?;
+        let (mut rendered, mut unmet) = (BTreeMap::new(), BTreeMap::new());
+        let state = &accepted.state;
+        for spec in &state.instances {
+            let Some(image) = memory.images.get(&spec.image) else { continue };
+            let site_nonce = site.nonces.get(&spec.name).map(String::as_str).unwrap_or_default();
+            let around = Surroundings { names: &self.names, desired: state, secrets: &self.secrets, site_nonce };
+            match workload::render(spec, image, around) {
+                Ok(r) => drop(rendered.insert(spec.name.clone(), r)),
+                Err(u) => drop(unmet.insert(spec.name.clone(), u)),
+            }
+        }
+        let desired = reduce::desired(&self.names, state, &site, &rendered, &unmet);
+        let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
+        Ok(View { accepted, seen, rendered, unmet, apps, desired })
+    }
+
+    /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.
+    async fn draw_secrets(&mut self, state: &DesiredState) -> Result<(), ReconcileError> {
+        for (name, bytes) in workload::secrets_needed(state) {
+            if self.secrets.contains_key(&name) {
+                continue;
+            }
+            let draw = move || {
+                let mut secret = vec![0; bytes];
+                aws_lc_rs::rand::fill(&mut secret).expect("the system has random bytes");
+                secret
+            };
+            let secret = self.deps.ledger.local_secret(&name, draw).await.map_err(ReconcileError::Ledger)?;
+            self.secrets.insert(name, secret);
+        }
+        Ok(())
+    }
+
+    /// Reads flow sets that have arrived. A damaged one is removed: planning then wants it again.
+    async fn read_flow_sets(&mut self, state: &DesiredState) {
+        let needed: Vec<Digest> = state.instances.iter().flat_map(|i| i.blobs()).collect();
+        self.flow_sets.retain(|d, _| needed.contains(d));
+        for digest in needed {
+            if self.flow_sets.contains_key(&digest) {
+                continue;
+            }
+            let path = self.deps.blobs.join("sha256").join(digest.hex());
+            let fits = tokio::fs::metadata(&path).await.is_ok_and(|m| m.len() <= flows::MAX_FLOW_SET_BYTES as u64);
+            if !fits {
+                continue;
+            }
+            let Ok(bytes) = tokio::fs::read(&path).await else { continue };
+            match flows::unpack(&bytes, Some(digest)) {
+                Ok((_, flows)) => drop(self.flow_sets.insert(digest, Arc::new(flows))),
+                Err(e) => {
+                    tracing::warn!(blob = %digest, error = %Chain(&e), "flow set is damaged, fetching it again");
+                    // If it cannot be removed it is found damaged again.
+                    drop(tokio::fs::remove_file(&path).await);
+                }
+            }
+        }
+    }
+
+    /// The subnet set by hand, else the one kept, else the pool in order.
+    async fn subnets(&self) -> Result<Vec<String>, ReconcileError> {
+        if let Some(subnet) = &self.deps.subnet {
+            return Ok(vec![subnet.clone()]);
+        }
+        let kept = self.deps.ledger.kv_get(execute::SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
+        let kept = kept.and_then(|b| String::from_utf8(b).ok());
+        Ok(kept.into_iter().chain(self.deps.pool.subnets()).collect())
+    }
+
+    async fn remember_failures(
+        &self,
+        view: &View,
+        faults: &execute::Faults,
+        memory: &mut Remembered,
+    ) -> Result<(), ReconcileError> {
+        for wanted in &view.desired.instances {
+            let fault = faults.get(&Some(wanted.name.clone())).filter(|f| f.is_final());
+            let reason = fault.and_then(assess::fault_reason);
+            let outdated = memory.failed.get(&wanted.name).is_some_and(|f| f.spec != wanted.spec);
+            if let Some((reason, names)) = reason {
+                let failed = Failed { spec: wanted.spec, reason, names };
+                memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
+            } else if outdated {
+                memory.set_failed(&self.deps.ledger, &wanted.name, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the host's status; says whether it is another than before.
+    async fn report(
+        &self,
+        view: &View,
+        faults: &execute::Faults,
+        memory: &mut Remembered,
+    ) -> Result<bool, ReconcileError> {
+        let now = self.deps.clock.now();
+        let before = self.status.borrow().clone();
+        let mut instances = Vec::new();
+        for (spec, wanted) in view.accepted.state.instances.iter().zip(&view.desired.instances) {
+            let status = assess::assess(
+                &assess::Glance {
+                    spec,
+                    wanted,
+                    unmet: view.unmet.get(&spec.name),
+                    container: view.seen.containers.iter().find(|c| c.instance == spec.name),
+                    app: view.apps.get(&spec.name),
+                    foreign: &view.seen.foreign,
+                    fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
+                    memory,
+                    fetches: &self.fetches,
+                    flow_sets: &self.flow_sets,
+                    before: before.instances.iter().find(|b| b.name == spec.name),
+                },
+                now,
+            );
+            if (status.phase, status.health, status.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate) {
+                memory.set_good(&self.deps.ledger, &spec.name, wanted.spec).await?;
+            }
+            instances.push(status);
+        }
+        let status = reduce::host_status(&view.accepted, instances);
+        Ok(self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status))
+    }
+
+    /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.
+    fn report_blind(&self, accepted: &AcceptedDesired, error: &ReconcileError) {
+        let unreachable = matches!(error, ReconcileError::Runtime(RuntimeError::Unreachable(_)));
+        let before = self.status.borrow().clone();
+        let now = self.deps.clock.now();
+        let blind = |spec: &redforge_shared::desired::InstanceSpec| {
+            let known = before.instances.iter().find(|b| b.name == spec.name).cloned();
+            let mut status = known.unwrap_or_else(|| InstanceStatus {
+                name: spec.name.clone(),
+                kind: spec.workload.kind().into(),
+                phase: Phase::Pending,
+                health: Health::Unknown,
+                sync: Sync::OutOfDate,
+                reason: None,
+                names: vec![],
+                container_id: None,
+                restarts: 0,
+                exit_code: None,
+                changed_at: now,
+                memory_limit_bytes: 0,
+                cpu_limit_millicores: 0,
+            });
+            if status.health != Health::Unknown {
+                status.changed_at = now;
+            }
+            status.health = Health::Unknown;
+            status
+        };
+        let status = HostStatus {
+            generation: accepted.generation,
+            spec_sha256: Some(accepted.sha256),
+            health: Health::Error,
+            sync: Sync::OutOfDate,
+            reason: unreachable.then_some(Reason::RuntimeUnreachable),
+            names: vec![],
+            instances: accepted.state.instances.iter().map(blind).collect(),
+        };
+        self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status);
+    }
+
+    fn publish_sources(&self, view: &View) {
+        let (mut brokers, mut logs) = (Vec::new(), Vec::new());
+        for spec in &view.accepted.state.instances {
+            let Some(c) = view.seen.containers.iter().find(|c| c.instance == spec.name) else { continue };
+            let source =
+                LogSource { instance: spec.name.clone(), container_id: c.id.clone(), collect: spec.collect_logs };
+            logs.push(source);
+            if let (Workload::Mosquitto(_), ContainerState::Running, Some(address)) =
+                (&spec.workload, c.state, c.address)
+            {
+                brokers.push(BrokerEndpoint {
+                    instance: spec.name.clone(),
+                    addr: SocketAddr::new(address, mosquitto::PORT),
+                    user: mosquitto::AGENT_USER.into(),
+                    password: mosquitto::password(&self.secrets, &spec.name, mosquitto::AGENT_USER),
+                });
+            }
+        }
+        self.brokers.send_if_modified(|b| std::mem::replace(b, brokers.clone()) != brokers);
+        self.logs.send_if_modified(|l| std::mem::replace(l, logs.clone()) != logs);
+    }
+}
+
+fn addresses(seen: &HostSeen) -> BTreeMap<Name, IpAddr> {
+    seen.containers.iter().filter_map(|c| Some((c.instance.clone(), c.address?))).collect()
+}

@@ -1,0 +1,286 @@
+//! Puts what was seen into the words of a report. Pure: the same glance gives the same status.
+//!
+//! Health says how well an instance works, sync how far it is from its spec; neither is derived from the other. Names come
+//! from the spec or its flow set only, never from a container.
+use super::{
+    ReconcileError,
+    fetch::Fetches,
+    memory::{Failed, Remembered},
+    observe::{AppSeen, FlowSets},
+    plan::{self, Blueprint, fetch_key},
+};
+use crate::{
+    runtime::{ContainerSeen, ContainerState, RuntimeError},
+    workload::{
+        Unmet,
+        node_red::NodeRedSeen,
+        ollama::{self, ModelState},
+    },
+};
+use redforge_shared::{
+    desired::{InstanceSpec, Ollama, Workload},
+    ids::Digest,
+    report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Reason, Sync},
+};
+use time::OffsetDateTime;
+
+/// Everything about one instance at one moment.
+pub struct Glance<'a> {
+    pub spec: &'a InstanceSpec,
+    pub wanted: &'a plan::Wanted,
+    pub unmet: Option<&'a Unmet>,
+    pub container: Option<&'a ContainerSeen>,
+    pub app: Option<&'a AppSeen>,
+    /// Names of ours that others bear.
+    pub foreign: &'a std::collections::BTreeSet<String>,
+    pub fault: Option<&'a ReconcileError>,
+    pub memory: &'a Remembered,
+    pub fetches: &'a Fetches,
+    pub flow_sets: &'a FlowSets,
+    pub before: Option<&'a InstanceStatus>,
+}
+
+/// Phase, health, sync, reason, and names that explain it.
+struct Verdict(Phase, Health, Sync, Option<Reason>, Vec<String>);
+
+fn plain(phase: Phase, health: Health, sync: Sync) -> Verdict {
+    Verdict(phase, health, sync, None, vec![])
+}
+
+fn because(phase: Phase, health: Health, sync: Sync, reason: Reason) -> Verdict {
+    Verdict(phase, health, sync, Some(reason), vec![])
+}
+
+/// The instance's status.
+pub fn assess(g: &Glance<'_>, now: OffsetDateTime) -> InstanceStatus {
+    let Verdict(phase, health, sync, reason, names) = judge(g);
+    let c = g.container;
+    let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
+    InstanceStatus {
+        name: g.spec.name.clone(),
+        kind: g.spec.workload.kind().into(),
+        phase,
+        health,
+        sync,
+        reason,
+        names: names.into_iter().take(MAX_NAMES).map(bounded).collect(),
+        container_id: c.map(|c| c.id.clone()),
+        restarts: c.map_or(0, |c| c.restarts),
+        exit_code: c.filter(|c| c.state != ContainerState::Running && !c.started_at.is_empty()).map(|c| c.exit_code),
+        changed_at: g.before.filter(same).map_or(now, |b| b.changed_at),
+        memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
+        cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
+    }
+}
+
+fn bounded(name: String) -> String {
+    let mut end = name.len().min(MAX_NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
+}
+
+fn judge(g: &Glance<'_>) -> Verdict {
+    if let Some(v) = hindered(g) {
+        return v;
+    }
+    if g.spec.suspend {
+        return match g.container.map(|c| c.state) {
+            Some(ContainerState::Running | ContainerState::Restarting | ContainerState::Paused) => {
+                because(Phase::Stopping, Health::Healthy, Sync::Updating, Reason::Suspended)
+            }
+            _ => because(Phase::Stopped, Health::Healthy, Sync::UpToDate, Reason::Suspended),
+        };
+    }
+    let shape = match &g.wanted.blueprint {
+        Blueprint::Ready(shape) => shape,
+        Blueprint::NoImage => return without_image(g),
+        Blueprint::Unmet => return unmet(g),
+    };
+    match g.container {
+        None => plain(Phase::Pending, Health::Unknown, Sync::Updating),
+        Some(c) if c.hash != shape.hash => {
+            plain(phase_of(c), if serves(c) { Health::Healthy } else { Health::Unknown }, Sync::Updating)
+        }
+        Some(c) => lived(g, c),
+    }
+}
+
+/// What stands in the way of the spec, whatever the container does.
+fn hindered(g: &Glance<'_>) -> Option<Verdict> {
+    let phase = g.container.map_or(Phase::Pending, phase_of);
+    if g.wanted.hold {
+        let health = if g.container.is_some_and(serves) { Health::Healthy } else { Health::Unknown };
+        return Some(plain(phase, health, Sync::Paused));
+    }
+    if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
+        return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
+    }
+    if let Blueprint::Ready(shape) = &g.wanted.blueprint {
+        let taken: Vec<_> = shape.names().filter(|n| g.foreign.contains(*n)).cloned().collect();
+        if !taken.is_empty() {
+            return Some(Verdict(phase, Health::Error, Sync::Failed, Some(Reason::ForeignObject), taken));
+        }
+    }
+    let (reason, names) = g.fault.and_then(fault_reason)?;
+    Some(Verdict(phase, Health::Error, Sync::OutOfDate, Some(reason), names))
+}
+
+/// Why a step failed, as far as a report has a word for it.
+pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
+    let ReconcileError::Runtime(e) = fault else {
+        return match fault {
+            ReconcileError::Deploy(e) if e.is_refusal() => Some((Reason::DeployRefused, vec![])),
+            _ => None,
+        };
+    };
+    Some(match e {
+        RuntimeError::Unreachable(_) => (Reason::RuntimeUnreachable, vec![]),
+        RuntimeError::ImageMissing { reference, .. } => (Reason::ImageMissing, vec![reference.clone()]),
+        RuntimeError::Foreign { name } => (Reason::ForeignObject, vec![name.clone()]),
+        RuntimeError::PortTaken { .. } => (Reason::PortTaken, vec![]),
+        RuntimeError::DiskFull { .. } => (Reason::DiskFull, vec![]),
+        RuntimeError::Refused { .. } => (Reason::StartRefused, vec![]),
+        RuntimeError::SubnetTaken { subnet, .. } => (Reason::StartRefused, vec![subnet.clone()]),
+        // Passing: the next pass tries again, and what it finds is said then.
+        RuntimeError::NotFound { .. } | RuntimeError::Failed { .. } | RuntimeError::TooLarge { .. } => return None,
+    })
+}
+
+fn unmet(g: &Glance<'_>) -> Verdict {
+    let phase = g.container.map_or(Phase::Pending, phase_of);
+    match g.unmet {
+        Some(Unmet::Instance(names)) => {
+            Verdict(phase, Health::Error, Sync::OutOfDate, Some(Reason::WaitingForInstance), names.clone())
+        }
+        Some(Unmet::Spec(path)) => {
+            Verdict(phase, Health::Error, Sync::Failed, Some(Reason::SpecRefused), vec![path.clone()])
+        }
+        None => plain(phase, Health::Unknown, Sync::Updating),
+    }
+}
+
+fn without_image(g: &Glance<'_>) -> Verdict {
+    let serving = g.container.is_some_and(serves);
+    let health = if serving { Health::Healthy } else { Health::Unknown };
+    let key = fetch_key::image(&g.spec.image);
+    match g.fetches.failure(&key) {
+        Some(reason) => {
+            let phase = g.container.map_or(Phase::Pending, phase_of);
+            let health = if serving { Health::Degraded } else { Health::Error };
+            Verdict(phase, health, Sync::OutOfDate, Some(reason), vec![g.spec.image.clone()])
+        }
+        None if g.fetches.is_running(&key) => plain(Phase::Pulling, health, Sync::Updating),
+        None => plain(g.container.map_or(Phase::Pending, phase_of), health, Sync::Updating),
+    }
+}
+
+fn serves(c: &ContainerSeen) -> bool {
+    c.state == ContainerState::Running
+}
+
+fn phase_of(c: &ContainerSeen) -> Phase {
+    match c.state {
+        ContainerState::Running | ContainerState::Paused => Phase::Running,
+        ContainerState::Created => Phase::Starting,
+        ContainerState::Restarting | ContainerState::Exited | ContainerState::Dead => Phase::Crashed,
+        ContainerState::Removing => Phase::Stopping,
+    }
+}
+
+/// The right container: what does it do, and what runs inside?
+fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
+    match c.state {
+        ContainerState::Created => plain(Phase::Starting, Health::Unknown, Sync::Updating),
+        ContainerState::Paused => because(Phase::Running, Health::Error, Sync::Drifted, Reason::ProbeFailed),
+        ContainerState::Removing => plain(Phase::Stopping, Health::Unknown, Sync::Updating),
+        ContainerState::Restarting | ContainerState::Exited | ContainerState::Dead => {
+            let reason = if c.oom_killed { Reason::OutOfMemory } else { Reason::ContainerExited };
+            because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
+        }
+        ContainerState::Running => match (&g.spec.workload, g.app) {
+            (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w.flow_set, seen),
+            (Workload::Ollama(w), Some(AppSeen::Ollama(Some(held)))) => models(g, w, held),
+            (Workload::Mosquitto(_), Some(AppSeen::Mosquitto { accepts: true, live })) => {
+                let wanted = match &g.wanted.blueprint {
+                    Blueprint::Ready(shape) => shape.live_hash,
+                    _ => None,
+                };
+                let sync = if *live == wanted { Sync::UpToDate } else { Sync::Updating };
+                plain(Phase::Running, Health::Healthy, sync)
+            }
+            (Workload::Container(_), Some(AppSeen::Container { passes: true })) => {
+                plain(Phase::Running, Health::Healthy, Sync::UpToDate)
+            }
+            _ => silent(g, c),
+        },
+    }
+}
+
+/// It runs and does not answer: on its way up, unless it had answered before.
+fn silent(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
+    let had = g.before.is_some_and(|b| {
+        let same_run = b.container_id.as_deref() == Some(&c.id) && b.restarts == c.restarts;
+        same_run && b.phase == Phase::Running
+    });
+    if had {
+        because(Phase::Running, Health::Error, Sync::UpToDate, Reason::ProbeFailed)
+    } else {
+        plain(Phase::Starting, Health::Unknown, Sync::Updating)
+    }
+}
+
+fn node_red(g: &Glance<'_>, flow_set: Option<Digest>, seen: &NodeRedSeen) -> Verdict {
+    let silent =
+        || g.container.map_or_else(|| plain(Phase::Pending, Health::Unknown, Sync::Updating), |c| silent(g, c));
+    if !seen.answers {
+        return silent();
+    }
+    let Some(runtime) = &seen.runtime else { return silent() };
+    let Some(digest) = flow_set else {
+        return plain(Phase::Running, Health::Healthy, Sync::UpToDate);
+    };
+    let Some(flows) = g.flow_sets.get(&digest) else {
+        let names = vec![digest.to_string()];
+        return Verdict(Phase::Starting, Health::Unknown, Sync::Updating, Some(Reason::BlobMissing), names);
+    };
+    if seen.hash != Some(flows.hash()) || seen.credentials_missing {
+        // Somebody edited what had been deployed; the deploy that puts it back is on its way.
+        let drifted =
+            g.memory.was_deployed(&g.spec.name, digest) && g.before.is_some_and(|b| b.phase == Phase::Running);
+        let (phase, sync) = if drifted { (Phase::Running, Sync::Drifted) } else { (Phase::Starting, Sync::Updating) };
+        return plain(phase, Health::Unknown, sync);
+    }
+    match (runtime.state.as_str(), runtime.error.as_deref()) {
+        ("start", None) if seen.deployed.is_some() && seen.deployed == seen.rev => {
+            plain(Phase::Running, Health::Healthy, Sync::UpToDate)
+        }
+        (_, Some("missing-types")) => {
+            // Only names that the flow set itself uses go into a report.
+            let names = flows.node_types().into_iter().filter(|t| runtime.types.contains(t)).collect();
+            Verdict(Phase::Starting, Health::Error, Sync::Failed, Some(Reason::MissingTypes), names)
+        }
+        ("safe", _) => because(Phase::Safe, Health::Degraded, Sync::Updating, Reason::FlowsStopped),
+        ("start", None) => plain(Phase::Starting, Health::Unknown, Sync::Updating),
+        (_, None) => because(Phase::Starting, Health::Error, Sync::Drifted, Reason::FlowsStopped),
+        (_, Some(_)) => because(Phase::Starting, Health::Error, Sync::Failed, Reason::FlowsStopped),
+    }
+}
+
+fn models(g: &Glance<'_>, w: &Ollama, held: &std::collections::BTreeMap<String, String>) -> Verdict {
+    let lacking: Vec<_> =
+        w.models.iter().map(|m| (m, ollama::state(m, held))).filter(|(_, s)| *s != ModelState::Right).collect();
+    if lacking.is_empty() {
+        return plain(Phase::Running, Health::Healthy, Sync::UpToDate);
+    }
+    let names = || lacking.iter().map(|(m, _)| m.name.clone()).collect::<Vec<_>>();
+    let failure = lacking.iter().find_map(|(m, state)| {
+        let failed = g.fetches.failure(&fetch_key::model(&g.spec.name, &m.name))?;
+        Some(if *state == ModelState::Other { Reason::ModelDigest } else { failed })
+    });
+    match failure {
+        Some(reason) => Verdict(Phase::Running, Health::Error, Sync::OutOfDate, Some(reason), names()),
+        None => Verdict(Phase::Pulling, Health::Unknown, Sync::Updating, None, names()),
+    }
+}

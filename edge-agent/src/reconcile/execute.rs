@@ -1,0 +1,190 @@
+//! Carries out planned steps: one effect per step, each safe to repeat, none chosen here.
+//!
+//! When a step of an instance fails, the rest of that instance waits for the next pass; the others go on. When a network
+//! fails, everything does.
+use super::{
+    ReconcileError,
+    fetch::Fetches,
+    memory::Remembered,
+    observe::FlowSets,
+    plan::{Purpose, Step, fetch_key},
+};
+use crate::{
+    db::ledger::Ledger,
+    runtime::{Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
+    workload::{Rendered, Secrets, node_red},
+};
+use redforge_shared::{
+    desired::{DesiredState, Model, Workload},
+    error::Chain,
+    ids::Name,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// Where the internal network's subnet is kept.
+pub const SUBNET_KEY: &str = "subnet";
+
+/// Everything that steps refer to by name.
+pub struct Deeds<'a> {
+    pub names: &'a Names,
+    pub runtime: &'a Arc<dyn Runtime>,
+    pub ledger: &'a Ledger,
+    pub desired: &'a DesiredState,
+    pub rendered: &'a BTreeMap<Name, Rendered>,
+    pub secrets: &'a Secrets,
+    pub flow_sets: &'a FlowSets,
+    /// Of running containers.
+    pub addresses: &'a BTreeMap<Name, IpAddr>,
+    /// Subnets for the internal network, the best first.
+    pub subnets: &'a [String],
+    pub memory: &'a mut Remembered,
+    pub fetches: &'a mut Fetches,
+}
+
+/// Steps that failed, by instance; under `None` what all instances need.
+pub type Faults = BTreeMap<Option<Name>, ReconcileError>;
+
+impl Deeds<'_> {
+    /// Takes the steps in order.
+    pub async fn take_all(&mut self, steps: &[Step]) -> Faults {
+        let mut faults = Faults::new();
+        let mut waiting: BTreeSet<&Name> = BTreeSet::new();
+        for step in steps {
+            if step.instance().is_some_and(|i| waiting.contains(i)) {
+                continue;
+            }
+            fail::fail_point!("reconcile-before-step");
+            tracing::info!(step = %step, "reconcile");
+            let Err(fault) = self.take(step).await else { continue };
+            tracing::warn!(step = %step, error = %Chain(&fault), "step failed");
+            waiting.extend(step.instance());
+            let stops_all = matches!(step, Step::EnsureNetwork { .. });
+            faults.insert(step.instance().cloned(), fault);
+            if stops_all {
+                break;
+            }
+        }
+        faults
+    }
+
+    async fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
+        let (runtime, names) = (self.runtime.clone(), self.names);
+        let done = match step {
+            Step::RemoveHelper { id } => runtime.remove_container(id).await,
+            Step::EnsureNetwork { name, internal: true } => return self.ensure_internal(name).await,
+            Step::EnsureNetwork { name, internal: false } => runtime.ensure_network(names, name, None, false).await,
+            Step::WantBlob { digest, .. } => return self.ledger.want(*digest).await.map_err(ReconcileError::Ledger),
+            Step::ResolveImage { image, .. } => return self.resolve_image(image).await,
+            Step::EnsureVolume { instance, volume, purpose } => {
+                let purpose = match purpose {
+                    Purpose::Config => VolumePurpose::Config,
+                    Purpose::Live => VolumePurpose::Live,
+                    Purpose::Data => VolumePurpose::Data,
+                };
+                runtime.ensure_volume(names, volume, instance, purpose).await
+            }
+            Step::PutConfig { instance, volume } => {
+                let r = self.rendered(instance)?;
+                let files = r.config.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
+                runtime.put_files(names, &r.container.image_id, volume, files).await
+            }
+            Step::PutLive { instance, volume } => {
+                let r = self.rendered(instance)?;
+                let files = r.live.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
+                runtime.put_files(names, &r.container.image_id, volume, files).await
+            }
+            Step::Stop { instance, id, .. } => {
+                // The longest that any kind asks for: the instance may no longer be rendered.
+                let timeout_s = self.rendered.get(instance).map_or(60, |r| r.container.stop_timeout_s);
+                runtime.stop_container(id, timeout_s).await
+            }
+            Step::Remove { id, .. } => runtime.remove_container(id).await,
+            Step::Create { instance, .. } => {
+                let created = runtime.create_container(names, instance, &self.rendered(instance)?.container).await;
+                if let Err(RuntimeError::ImageMissing { .. }) = &created {
+                    self.forget_image(instance).await?;
+                }
+                created
+            }
+            Step::ConnectOutside { container, .. } => runtime.connect_outside(names, container).await,
+            Step::Start { container, .. } => runtime.start_container(container).await,
+            Step::Reload { instance, id, applied } => {
+                runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
+                return self.memory.set_applied(self.ledger, instance, applied).await;
+            }
+            Step::DeployFlows { instance, digest, full } => {
+                let (address, token) = self.admin(instance)?;
+                let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+                let deployed = node_red::deploy(address, &token, flows, *full).await;
+                let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
+                return self.memory.set_deployed(self.ledger, instance, *digest, rev).await;
+            }
+            Step::StartFlows { instance } => {
+                let (address, token) = self.admin(instance)?;
+                let started = node_red::start_flows(address, &token).await;
+                return started.map_err(|e| ReconcileError::Deploy(Box::new(e)));
+            }
+            Step::PullModel { instance, model } => return self.pull_model(instance, model),
+            Step::RemoveVolume { volume, .. } => runtime.remove_volume(names, volume).await,
+        };
+        done.map_err(ReconcileError::Runtime)
+    }
+
+    fn rendered(&self, instance: &Name) -> Result<&Rendered, ReconcileError> {
+        self.rendered.get(instance).ok_or_else(|| ReconcileError::Vanished(instance.clone()))
+    }
+
+    fn admin(&self, instance: &Name) -> Result<(IpAddr, String), ReconcileError> {
+        let address = self.addresses.get(instance).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+        Ok((*address, node_red::token(self.secrets, instance)))
+    }
+
+    /// Tries the subnets in order until the engine accepts one, and keeps it.
+    async fn ensure_internal(&mut self, name: &str) -> Result<(), ReconcileError> {
+        let mut refused = None;
+        for subnet in self.subnets {
+            match self.runtime.ensure_network(self.names, name, Some(subnet), true).await {
+                Ok(()) => {
+                    let kept = self.ledger.kv_set(SUBNET_KEY, subnet.as_bytes()).await;
+                    return kept.map_err(ReconcileError::Ledger);
+                }
+                Err(e @ RuntimeError::SubnetTaken { .. }) => refused = Some(e),
+                Err(e) => return Err(ReconcileError::Runtime(e)),
+            }
+        }
+        Err(refused.map_or_else(|| ReconcileError::NoSubnet, ReconcileError::Runtime))
+    }
+
+    /// An image on the host is known at once; any other is fetched in the background.
+    async fn resolve_image(&mut self, reference: &str) -> Result<(), ReconcileError> {
+        match self.runtime.find_image(reference).await.map_err(ReconcileError::Runtime)? {
+            Some(image) => self.memory.set_image(self.ledger, reference, Some(image)).await,
+            None => {
+                self.fetches.image(fetch_key::image(reference), self.runtime.clone(), reference.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// The image was deleted under us: its reference is resolved again.
+    async fn forget_image(&mut self, instance: &Name) -> Result<(), ReconcileError> {
+        let Some(spec) = self.desired.instance(instance.as_str()) else { return Ok(()) };
+        self.memory.set_image(self.ledger, &spec.image, None).await
+    }
+
+    fn pull_model(&mut self, instance: &Name, model: &str) -> Result<(), ReconcileError> {
+        let vanished = || ReconcileError::Vanished(instance.clone());
+        let address = self.addresses.get(instance).ok_or_else(vanished)?;
+        let declared = self.desired.instance(instance.as_str()).and_then(|spec| match &spec.workload {
+            Workload::Ollama(o) => o.models.iter().find(|m| m.name == model),
+            _ => None,
+        });
+        let model: Model = declared.ok_or_else(vanished)?.clone();
+        self.fetches.model(fetch_key::model(instance, &model.name), *address, model);
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! What the reconciler remembers over restarts: image ids, refused specs, what last worked, what was applied.
+//!
+//! Rows of ledger.db, read once and written through. A row that cannot be understood is as good as none: everything here
+//! can be found out again.
+use super::{ReconcileError, plan};
+use crate::{
+    db::ledger::{Ledger, LedgerError},
+    runtime::ImageSeen,
+};
+use redforge_shared::{
+    ids::{Digest, Name},
+    report::Reason,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, str::FromStr};
+
+/// A spec that was refused: it is not tried again until it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    pub spec: Digest,
+    pub reason: Reason,
+    pub names: Vec<String>,
+}
+
+/// The flow set that a runtime was given last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Deployed {
+    digest: Digest,
+    rev: String,
+}
+
+/// The rows, by what they are about.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// By reference.
+    pub images: BTreeMap<String, ImageSeen>,
+    pub failed: BTreeMap<Name, Failed>,
+    pub last_good: BTreeMap<Name, Digest>,
+    applied: BTreeMap<Name, String>,
+    deployed: BTreeMap<Name, Deployed>,
+}
+
+impl Remembered {
+    pub async fn load(ledger: &Ledger) -> Result<Self, LedgerError> {
+        Ok(Self {
+            images: rows(ledger, "image").await?,
+            failed: rows(ledger, "failed").await?,
+            last_good: rows(ledger, "last_good").await?,
+            applied: rows(ledger, "applied").await?,
+            deployed: rows(ledger, "deployed").await?,
+        })
+    }
+
+    /// What planning may know of it.
+    pub fn for_plan(&self) -> plan::Memory {
+        plan::Memory {
+            failed: self.failed.iter().map(|(n, f)| (n.clone(), f.spec)).collect(),
+            applied: self.applied.clone(),
+            deployed: self.deployed.iter().map(|(n, d)| (n.clone(), (d.digest, d.rev.clone()))).collect(),
+        }
+    }
+
+    pub async fn set_image(
+        &mut self,
+        ledger: &Ledger,
+        reference: &str,
+        image: Option<ImageSeen>,
+    ) -> Result<(), ReconcileError> {
+        write(ledger, "image", reference, image.as_ref()).await?;
+        put(&mut self.images, reference.to_owned(), image);
+        Ok(())
+    }
+
+    pub async fn set_failed(
+        &mut self,
+        ledger: &Ledger,
+        instance: &Name,
+        failed: Option<Failed>,
+    ) -> Result<(), ReconcileError> {
+        if self.failed.get(instance) != failed.as_ref() {
+            write(ledger, "failed", instance.as_str(), failed.as_ref()).await?;
+            put(&mut self.failed, instance.clone(), failed);
+        }
+        Ok(())
+    }
+
+    pub async fn set_good(&mut self, ledger: &Ledger, instance: &Name, spec: Digest) -> Result<(), ReconcileError> {
+        if self.last_good.get(instance) != Some(&spec) {
+            write(ledger, "last_good", instance.as_str(), Some(&spec)).await?;
+            self.last_good.insert(instance.clone(), spec);
+        }
+        Ok(())
+    }
+
+    pub async fn set_applied(&mut self, ledger: &Ledger, instance: &Name, applied: &str) -> Result<(), ReconcileError> {
+        write(ledger, "applied", instance.as_str(), Some(&applied)).await?;
+        self.applied.insert(instance.clone(), applied.to_owned());
+        Ok(())
+    }
+
+    pub async fn set_deployed(
+        &mut self,
+        ledger: &Ledger,
+        instance: &Name,
+        digest: Digest,
+        rev: String,
+    ) -> Result<(), ReconcileError> {
+        let deployed = Deployed { digest, rev };
+        write(ledger, "deployed", instance.as_str(), Some(&deployed)).await?;
+        self.deployed.insert(instance.clone(), deployed);
+        Ok(())
+    }
+
+    /// Did this instance run this flow set before: is another content an edit by hand?
+    pub fn was_deployed(&self, instance: &Name, digest: Digest) -> bool {
+        self.deployed.get(instance).is_some_and(|d| d.digest == digest)
+    }
+
+    /// Forgets instances that are no longer desired, so that a later one of the same name begins anew.
+    pub async fn forget_others(&mut self, ledger: &Ledger, keep: impl Fn(&Name) -> bool) -> Result<(), ReconcileError> {
+        let kinds = [
+            ("failed", names_of(&self.failed)),
+            ("last_good", names_of(&self.last_good)),
+            ("applied", names_of(&self.applied)),
+            ("deployed", names_of(&self.deployed)),
+        ];
+        for (kind, names) in kinds {
+            for name in names.iter().filter(|n| !keep(n)) {
+                ledger.memory_set(kind, name.as_str(), None).await.map_err(ReconcileError::Ledger)?;
+            }
+        }
+        self.failed.retain(|n, _| keep(n));
+        self.last_good.retain(|n, _| keep(n));
+        self.applied.retain(|n, _| keep(n));
+        self.deployed.retain(|n, _| keep(n));
+        Ok(())
+    }
+}
+
+fn names_of<T>(map: &BTreeMap<Name, T>) -> Vec<Name> {
+    map.keys().cloned().collect()
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(v) => drop(map.insert(key, v)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+async fn rows<K: FromStr + Ord, V: DeserializeOwned>(
+    ledger: &Ledger,
+    kind: &str,
+) -> Result<BTreeMap<K, V>, LedgerError> {
+    let understood = |(key, value): (String, Vec<u8>)| Some((key.parse().ok()?, serde_json::from_slice(&value).ok()?));
+    Ok(ledger.memory_all(kind).await?.into_iter().filter_map(understood).collect())
+}
+
+async fn write<T: Serialize>(ledger: &Ledger, kind: &str, key: &str, value: Option<&T>) -> Result<(), ReconcileError> {
+    let bytes = value.map(|v| serde_json::to_vec(v).expect("memory rows have no value that JSON cannot hold"));
+    ledger.memory_set(kind, key, bytes.as_deref()).await.map_err(ReconcileError::Ledger)
+}

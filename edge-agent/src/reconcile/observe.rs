@@ -1,0 +1,85 @@
+//! Asks the workloads what they run: over their own APIs, at the address that their container has now.
+use crate::{
+    runtime::{ContainerSeen, ContainerState, HostSeen, Runtime},
+    workload::{Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe},
+};
+use futures_util::future::join_all;
+use redforge_shared::{
+    desired::{DesiredState, InstanceSpec, Workload},
+    flows::Flows,
+    ids::{Digest, Name},
+};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// What one workload says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppSeen {
+    NodeRed(NodeRedSeen),
+    /// Held models by name; none = no answer.
+    Ollama(Option<BTreeMap<String, String>>),
+    Mosquitto {
+        accepts: bool,
+        live: Option<Digest>,
+    },
+    Container {
+        passes: bool,
+    },
+}
+
+/// Flow sets that lie on the host.
+pub type FlowSets = BTreeMap<Digest, Arc<Flows>>;
+
+/// Asks every running workload, all at once.
+pub async fn apps(
+    runtime: &dyn Runtime,
+    desired: &DesiredState,
+    seen: &HostSeen,
+    secrets: &Secrets,
+    flow_sets: &FlowSets,
+) -> BTreeMap<Name, AppSeen> {
+    let asked = desired.instances.iter().filter_map(|spec| {
+        let c = seen.containers.iter().find(|c| c.instance == spec.name && c.state == ContainerState::Running)?;
+        Some(app(runtime, spec, c, secrets, flow_sets))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+async fn app(
+    runtime: &dyn Runtime,
+    spec: &InstanceSpec,
+    c: &ContainerSeen,
+    secrets: &Secrets,
+    flow_sets: &FlowSets,
+) -> Option<(Name, AppSeen)> {
+    let seen = match (&spec.workload, c.address) {
+        (Workload::Mosquitto(_), address) => {
+            // Unreadable is as good as wrong: it is written again.
+            let live = runtime.read_files(&c.id, mosquitto::LIVE_PATH).await.ok();
+            let live = live.map(|files| Files::content_hash(files.iter().map(|(n, b)| (n.as_str(), b.as_slice()))));
+            AppSeen::Mosquitto { accepts: accepts(address, mosquitto::PORT).await, live }
+        }
+        (Workload::Container(w), address) => {
+            let passes = match (&w.probe, address) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(p), Some(address)) => probe::passes(address, p).await,
+            };
+            AppSeen::Container { passes }
+        }
+        (Workload::NodeRed(w), Some(address)) => {
+            let flows = w.flow_set.and_then(|d| flow_sets.get(&d));
+            let token = node_red::token(secrets, &spec.name);
+            AppSeen::NodeRed(node_red::observe(address, &token, flows.map(|f| &**f)).await)
+        }
+        (Workload::Ollama(_), Some(address)) => AppSeen::Ollama(ollama::models(address).await.ok()),
+        (Workload::NodeRed(_) | Workload::Ollama(_), None) => return None,
+    };
+    Some((spec.name.clone(), seen))
+}
+
+async fn accepts(address: Option<IpAddr>, port: u16) -> bool {
+    match address {
+        Some(address) => probe::accepts(address, port).await,
+        None => false,
+    }
+}

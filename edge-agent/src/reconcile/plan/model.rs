@@ -1,0 +1,246 @@
+//! The plain data that planning reads, and the closed list of steps that it writes.
+use redforge_shared::ids::{Digest, Name};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// What shall be there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The internal network's name.
+    pub network: String,
+    /// The name of the network that reaches beyond the host.
+    pub outside: String,
+    pub instances: Vec<Wanted>,
+}
+
+/// One instance that shall be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub name: Name,
+    /// Identity of its spec, restart nonces included.
+    pub spec: Digest,
+    /// Lower ones are brought up first.
+    pub rank: u8,
+    /// Held at the site.
+    pub hold: bool,
+    pub suspend: bool,
+    /// Image reference as the operator wrote it.
+    pub image: String,
+    pub blueprint: Blueprint,
+    pub flow_set: Option<Digest>,
+}
+
+/// Can the instance be rendered?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blueprint {
+    /// The image's id is not known yet.
+    NoImage,
+    /// Something it needs is not part of the desired state.
+    Unmet,
+    Ready(Box<Shape>),
+}
+
+/// What of a rendered instance planning must know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// The container's name.
+    pub container: String,
+    /// Hash of what only a new container can change.
+    pub hash: String,
+    pub outside: bool,
+    pub data: BTreeSet<String>,
+    pub config: Option<String>,
+    pub live: Option<String>,
+    pub live_hash: Option<Digest>,
+}
+
+impl Shape {
+    /// Every name that must be free or ours.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.container).chain(&self.data).chain(&self.config).chain(&self.live)
+    }
+}
+
+/// What the agent remembers of earlier passes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Spec that was refused, by instance.
+    pub failed: BTreeMap<Name, Digest>,
+    /// Which start of the container has read which live files.
+    pub applied: BTreeMap<Name, String>,
+    /// Flow set given last, with the revision that the runtime gave it.
+    pub deployed: BTreeMap<Name, (Digest, String)>,
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    pub networks: BTreeSet<String>,
+    pub containers: Vec<Found>,
+    pub volumes: BTreeMap<String, VolumeFound>,
+    /// Ids of containers that only carried files.
+    pub helpers: Vec<String>,
+    /// Names of ours that others bear.
+    pub foreign: BTreeSet<String>,
+    /// Hash of the live files as read back.
+    pub live: BTreeMap<Name, Digest>,
+    /// Flow sets on the host, with the hash of their flows.
+    pub flow_sets: BTreeMap<Digest, Digest>,
+    /// What answering runtimes run.
+    pub flows: BTreeMap<Name, FlowsSeen>,
+    /// Declared models that answering servers lack, or hold with another content.
+    pub models_lacking: BTreeMap<Name, Vec<String>>,
+    /// Fetches that run, or failed too recently to be tried again.
+    pub busy: BTreeSet<String>,
+}
+
+/// One of our containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub id: String,
+    pub name: String,
+    pub instance: Name,
+    pub hash: String,
+    pub life: Life,
+    pub started_at: String,
+    /// Joined to the network that reaches beyond the host.
+    pub outside: bool,
+    pub volumes: BTreeSet<String>,
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Made and not started, or ended.
+    Down,
+    Running,
+    /// Paused, or between two runs: the engine brings it back.
+    Between,
+    /// Cannot be used again.
+    Dead,
+}
+
+impl Life {
+    /// Must it be stopped before it can be removed?
+    pub fn may_run(self) -> bool {
+        matches!(self, Self::Running | Self::Between)
+    }
+}
+
+/// One of our volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFound {
+    pub instance: Name,
+    pub purpose: Purpose,
+}
+
+/// What a volume is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Config,
+    Live,
+    Data,
+}
+
+/// What a runtime says that it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlowsSeen {
+    pub hash: Option<Digest>,
+    pub rev: String,
+    /// Stopped without an error: somebody stopped them.
+    pub stopped: bool,
+    pub credentials_missing: bool,
+}
+
+/// Names of what is fetched in the background.
+pub mod fetch_key {
+    use redforge_shared::ids::Name;
+
+    /// An image.
+    pub fn image(reference: &str) -> String {
+        format!("image {reference}")
+    }
+
+    /// A model of an instance.
+    pub fn model(instance: &Name, model: &str) -> String {
+        format!("model {instance} {model}")
+    }
+}
+
+/// Everything that can be done. Each is idempotent, and knows the instance it is done for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    RemoveHelper { id: String },
+    EnsureNetwork { name: String, internal: bool },
+    WantBlob { instance: Name, digest: Digest },
+    ResolveImage { instance: Name, image: String },
+    EnsureVolume { instance: Name, volume: String, purpose: Purpose },
+    PutConfig { instance: Name, volume: String },
+    PutLive { instance: Name, volume: String },
+    Stop { instance: Name, container: String, id: String },
+    Remove { instance: Name, container: String, id: String },
+    Create { instance: Name, container: String },
+    ConnectOutside { instance: Name, container: String },
+    Start { instance: Name, container: String },
+    Reload { instance: Name, id: String, applied: String },
+    DeployFlows { instance: Name, digest: Digest, full: bool },
+    StartFlows { instance: Name },
+    PullModel { instance: Name, model: String },
+    RemoveVolume { instance: Name, volume: String },
+}
+
+impl Step {
+    /// The instance it belongs to; none = all of them need it.
+    pub fn instance(&self) -> Option<&Name> {
+        match self {
+            Self::RemoveHelper { .. } | Self::EnsureNetwork { .. } => None,
+            Self::WantBlob { instance, .. }
+            | Self::ResolveImage { instance, .. }
+            | Self::EnsureVolume { instance, .. }
+            | Self::PutConfig { instance, .. }
+            | Self::PutLive { instance, .. }
+            | Self::Stop { instance, .. }
+            | Self::Remove { instance, .. }
+            | Self::Create { instance, .. }
+            | Self::ConnectOutside { instance, .. }
+            | Self::Start { instance, .. }
+            | Self::Reload { instance, .. }
+            | Self::DeployFlows { instance, .. }
+            | Self::StartFlows { instance }
+            | Self::PullModel { instance, .. }
+            | Self::RemoveVolume { instance, .. } => Some(instance),
+        }
+    }
+}
+
+/// One line per step, for logs and for reviewers of snapshots.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveHelper { id } => write!(f, "remove helper {id}"),
+            Self::EnsureNetwork { name, internal: true } => write!(f, "ensure internal network {name}"),
+            Self::EnsureNetwork { name, internal: false } => write!(f, "ensure network {name}"),
+            Self::WantBlob { instance, digest } => write!(f, "{instance}: want blob {}", &digest.hex()[..12]),
+            Self::ResolveImage { instance, image } => write!(f, "{instance}: resolve image {image}"),
+            Self::EnsureVolume { instance, volume, purpose } => {
+                write!(f, "{instance}: ensure {purpose:?} volume {volume}")
+            }
+            Self::PutConfig { instance, volume } => write!(f, "{instance}: put config into {volume}"),
+            Self::PutLive { instance, volume } => write!(f, "{instance}: put live files into {volume}"),
+            Self::Stop { instance, container, .. } => write!(f, "{instance}: stop {container}"),
+            Self::Remove { instance, container, .. } => write!(f, "{instance}: remove {container}"),
+            Self::Create { instance, container } => write!(f, "{instance}: create {container}"),
+            Self::ConnectOutside { instance, container } => write!(f, "{instance}: connect {container} to the outside"),
+            Self::Start { instance, container } => write!(f, "{instance}: start {container}"),
+            Self::Reload { instance, id, .. } => write!(f, "{instance}: reload live files in {id}"),
+            Self::DeployFlows { instance, digest, full } => {
+                write!(f, "{instance}: deploy {} {}", if *full { "full" } else { "flows" }, &digest.hex()[..12])
+            }
+            Self::StartFlows { instance } => write!(f, "{instance}: start flows"),
+            Self::PullModel { instance, model } => write!(f, "{instance}: pull model {model}"),
+            Self::RemoveVolume { instance, volume } => write!(f, "{instance}: remove volume {volume}"),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Reduces what is desired and what was seen to the plain data that planning reads, and statuses to the host's one.
+use super::{
+    observe::{AppSeen, FlowSets},
+    plan::{self, Blueprint, FlowsSeen, Found, Life, Purpose, Shape, VolumeFound, Wanted},
+};
+use crate::{
+    db::ledger::{AcceptedDesired, Site},
+    runtime::{ContainerSeen, ContainerState, HostSeen, VolumePurpose, names::Names},
+    workload::{
+        self, Rendered, Unmet,
+        ollama::{self, ModelState},
+    },
+};
+use redforge_shared::{
+    desired::{DesiredState, InstanceSpec, Workload},
+    ids::{Digest, Name},
+    report::{Health, HostStatus, InstanceStatus, Sync},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub fn desired(
+    names: &Names,
+    state: &DesiredState,
+    site: &Site,
+    rendered: &BTreeMap<Name, Rendered>,
+    unmet: &BTreeMap<Name, Unmet>,
+) -> plan::Desired {
+    let wanted = |spec: &InstanceSpec| Wanted {
+        name: spec.name.clone(),
+        spec: identity(spec, site.nonces.get(&spec.name)),
+        rank: workload::rank(&spec.workload),
+        hold: site.hold.contains(&spec.name),
+        suspend: spec.suspend,
+        image: spec.image.clone(),
+        blueprint: match (rendered.get(&spec.name), unmet.contains_key(&spec.name)) {
+            (Some(r), _) => Blueprint::Ready(Box::new(shape(names, &spec.name, r))),
+            (None, true) => Blueprint::Unmet,
+            (None, false) => Blueprint::NoImage,
+        },
+        flow_set: spec.blobs().next(),
+    };
+    plan::Desired {
+        network: names.network().into(),
+        outside: names.outside(),
+        instances: state.instances.iter().map(wanted).collect(),
+    }
+}
+
+/// A spec with the restart that the site asked for: what `failed` remembers.
+fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
+    match nonce {
+        None => spec.hash(),
+        Some(nonce) => Digest::of(&[&spec.hash().0[..], nonce.as_bytes()].concat()),
+    }
+}
+
+fn shape(names: &Names, instance: &Name, r: &Rendered) -> Shape {
+    Shape {
+        container: names.container(instance, 0),
+        hash: r.container.hash().hex(),
+        outside: r.container.outside,
+        data: r.data.clone(),
+        config: r.config.as_ref().map(|f| f.volume.clone()),
+        live: r.live.as_ref().map(|f| f.volume.clone()),
+        live_hash: r.live_hash(),
+    }
+}
+
+pub fn actual(
+    state: &DesiredState,
+    seen: &HostSeen,
+    apps: &BTreeMap<Name, AppSeen>,
+    flow_sets: &FlowSets,
+    busy: BTreeSet<String>,
+) -> plan::Actual {
+    let mut actual = plan::Actual {
+        networks: seen.networks.keys().cloned().collect(),
+        containers: seen.containers.iter().filter(|c| c.state != ContainerState::Removing).map(found).collect(),
+        volumes: seen.volumes.iter().map(|(n, v)| (n.clone(), volume(&v.instance, v.purpose))).collect(),
+        helpers: seen.helpers.clone(),
+        foreign: seen.foreign.clone(),
+        flow_sets: flow_sets.iter().map(|(d, f)| (*d, f.hash())).collect(),
+        busy,
+        ..plan::Actual::default()
+    };
+    for (name, app) in apps {
+        match app {
+            AppSeen::NodeRed(s) if s.answers => {
+                let stopped = s.runtime.as_ref().is_some_and(|r| r.state == "stop" && r.error.is_none());
+                let flows = FlowsSeen {
+                    hash: s.hash,
+                    rev: s.rev.clone().unwrap_or_default(),
+                    stopped,
+                    credentials_missing: s.credentials_missing,
+                };
+                actual.flows.insert(name.clone(), flows);
+            }
+            AppSeen::Mosquitto { live: Some(live), .. } => drop(actual.live.insert(name.clone(), *live)),
+            AppSeen::Ollama(Some(held)) => {
+                if let Some(Workload::Ollama(o)) = state.instance(name.as_str()).map(|s| &s.workload) {
+                    let lacking = o.models.iter().filter(|m| ollama::state(m, held) != ModelState::Right);
+                    actual.models_lacking.insert(name.clone(), lacking.map(|m| m.name.clone()).collect());
+                }
+            }
+            AppSeen::NodeRed(_) | AppSeen::Mosquitto { .. } | AppSeen::Ollama(None) | AppSeen::Container { .. } => {}
+        }
+    }
+    actual
+}
+
+fn found(c: &ContainerSeen) -> Found {
+    Found {
+        id: c.id.clone(),
+        name: c.name.clone(),
+        instance: c.instance.clone(),
+        hash: c.hash.clone(),
+        life: match c.state {
+            ContainerState::Created | ContainerState::Exited => Life::Down,
+            ContainerState::Running => Life::Running,
+            ContainerState::Paused | ContainerState::Restarting => Life::Between,
+            ContainerState::Dead | ContainerState::Removing => Life::Dead,
+        },
+        started_at: c.started_at.clone(),
+        outside: c.outside,
+        volumes: c.volumes.clone(),
+    }
+}
+
+fn volume(instance: &Name, purpose: VolumePurpose) -> VolumeFound {
+    let purpose = match purpose {
+        VolumePurpose::Config => Purpose::Config,
+        VolumePurpose::Live => Purpose::Live,
+        VolumePurpose::Data => Purpose::Data,
+    };
+    VolumeFound { instance: instance.clone(), purpose }
+}
+
+/// The host is as well, and as far, as the worst of its instances.
+pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>) -> HostStatus {
+    let health =
+        |h: Health| [Health::Healthy, Health::Unknown, Health::Degraded, Health::Error].iter().position(|x| *x == h);
+    let sync = |s: Sync| {
+        let order = [Sync::UpToDate, Sync::Paused, Sync::Updating, Sync::OutOfDate, Sync::Drifted, Sync::RolledBack];
+        order.iter().position(|x| *x == s).unwrap_or(order.len())
+    };
+    let worst = instances.iter().max_by_key(|i| (health(i.health), sync(i.sync)));
+    let explains = worst.filter(|w| w.health != Health::Healthy || w.sync != Sync::UpToDate);
+    HostStatus {
+        generation: accepted.generation,
+        spec_sha256: Some(accepted.sha256),
+        health: worst.map_or(Health::Healthy, |w| w.health),
+        sync: instances.iter().map(|i| i.sync).max_by_key(|s| sync(*s)).unwrap_or(Sync::UpToDate),
+        reason: explains.and_then(|w| w.reason),
+        names: explains.map(|w| w.names.clone()).unwrap_or_default(),
+        instances,
+    }
+}

@@ -1,0 +1,1 @@
+//! Whole passes over an engine in memory and a real ledger.

@@ -1,0 +1,338 @@
+//! An engine in memory, for properties and tests: it keeps what it is told, counts what changes it, and fails on request.
+//!
+//! It follows the real engine where a mistake of ours would show: a name is taken once, a missing image, volume or network
+//! is refused, a running container cannot be removed, a volume in use neither.
+use crate::runtime::{
+    Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine,
+    Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, names::Names,
+};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use redforge_shared::ids::{HostId, Name};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard},
+};
+
+/// The engine.
+#[derive(Debug, Default)]
+pub struct FakeRuntime {
+    world: Mutex<World>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    containers: BTreeMap<String, Made>,
+    networks: BTreeMap<String, (HostId, String)>,
+    volumes: BTreeMap<String, (HostId, VolumeSeen)>,
+    files: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    images: BTreeMap<String, ImageSeen>,
+    /// Names that objects without our label bear.
+    foreign: BTreeSet<String>,
+    taken_subnets: BTreeSet<String>,
+    journal: Vec<String>,
+    calls: u64,
+    fail_every: Option<u64>,
+    made: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Made {
+    host: HostId,
+    seen: ContainerSeen,
+    spec: ContainerSpec,
+}
+
+impl FakeRuntime {
+    /// An engine with these images.
+    pub fn with_images<'a>(images: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Self {
+        let fake = Self::default();
+        for (reference, volumes) in images {
+            let volumes = volumes.iter().map(|v| (*v).to_owned()).collect();
+            let seen = ImageSeen { id: format!("sha256:{reference}"), volumes, user: String::new() };
+            fake.world().images.insert(reference.into(), seen);
+        }
+        fake
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().expect("no call of the fake panics while it holds the lock")
+    }
+
+    /// Every `n`th changing call fails, none with `None`.
+    pub fn fail_every(&self, n: Option<u64>) {
+        self.world().fail_every = n;
+    }
+
+    /// What changed the engine since the last call of this.
+    pub fn take_journal(&self) -> Vec<String> {
+        std::mem::take(&mut self.world().journal)
+    }
+
+    /// Puts an object of this name there that is not ours.
+    pub fn plant_foreign(&self, name: &str) {
+        self.world().foreign.insert(name.into());
+    }
+
+    /// Makes a subnet unusable.
+    pub fn take_subnet(&self, subnet: &str) {
+        self.world().taken_subnets.insert(subnet.into());
+    }
+
+    /// What a hand on the engine does to a container.
+    pub fn set_state(&self, container: &str, state: ContainerState) {
+        let mut world = self.world();
+        world.containers.get_mut(container).expect("the container is there").seen.state = state;
+    }
+
+    /// Every container of every host with its state, by name.
+    pub fn containers(&self) -> BTreeMap<String, (HostId, ContainerState, ContainerSpec)> {
+        let made = |(name, m): (&String, &Made)| (name.clone(), (m.host, m.seen.state, m.spec.clone()));
+        self.world().containers.iter().map(made).collect()
+    }
+
+    /// Every volume of every host with its purpose.
+    pub fn volumes(&self) -> BTreeMap<String, VolumePurpose> {
+        self.world().volumes.iter().map(|(n, (_, v))| (n.clone(), v.purpose)).collect()
+    }
+
+    /// Notes a changing call, or fails it.
+    fn change(&self, what: String) -> Done<MutexGuard<'_, World>> {
+        let mut world = self.world();
+        world.calls += 1;
+        if world.fail_every.is_some_and(|n| world.calls.is_multiple_of(n)) {
+            return Err(RuntimeError::Failed { act: "do", name: what, source: "injected".into() });
+        }
+        world.journal.push(what);
+        Ok(world)
+    }
+}
+
+fn ready<'a, T: Send + 'a>(result: Done<T>) -> Boxed<'a, Done<T>> {
+    Box::pin(std::future::ready(result))
+}
+
+fn not_found(name: &str) -> RuntimeError {
+    RuntimeError::NotFound { name: name.into() }
+}
+
+impl World {
+    /// By id or name.
+    fn key(&self, container: &str) -> Option<String> {
+        self.containers.iter().find(|(name, m)| *name == container || m.seen.id == container).map(|(n, _)| n.clone())
+    }
+
+    fn container(&mut self, container: &str) -> Done<&mut Made> {
+        let key = self.key(container).ok_or_else(|| not_found(container))?;
+        Ok(self.containers.get_mut(&key).expect("the key was just found"))
+    }
+
+    fn create(&mut self, names: &Names, instance: &Name, spec: &ContainerSpec) -> Done<()> {
+        let name = names.container(instance, 0);
+        if self.foreign.contains(&name) {
+            return Err(RuntimeError::Foreign { name });
+        }
+        let known = self.images.values().any(|i| i.id == spec.image_id);
+        if !known {
+            let source = "no such image".into();
+            return Err(RuntimeError::ImageMissing { reference: spec.image_id.clone(), source });
+        }
+        let missing = spec.mounts.iter().find(|m| !self.volumes.contains_key(&m.volume));
+        if missing.is_some() || !self.networks.contains_key(names.network()) || self.containers.contains_key(&name) {
+            return Err(RuntimeError::Refused { act: "create", name, source: "not possible".into() });
+        }
+        self.made += 1;
+        let seen = ContainerSeen {
+            id: format!("id{}", self.made),
+            name: name.clone(),
+            instance: instance.clone(),
+            replica: 0,
+            hash: spec.hash().hex(),
+            state: ContainerState::Created,
+            started_at: String::new(),
+            exit_code: 0,
+            oom_killed: false,
+            restarts: 0,
+            address: None,
+            outside: false,
+            memory_limit_bytes: spec.memory_bytes.unwrap_or(0),
+            cpu_limit_millicores: spec.cpu_millicores.unwrap_or(0),
+            pids_limit: spec.pids.unwrap_or(0),
+            volumes: spec.mounts.iter().map(|m| m.volume.clone()).collect(),
+        };
+        self.containers.insert(name, Made { host: names.host, seen, spec: spec.clone() });
+        Ok(())
+    }
+}
+
+impl Runtime for FakeRuntime {
+    fn version(&self) -> Boxed<'_, Done<EngineVersion>> {
+        ready(Ok(EngineVersion { engine: "fake".into(), api: "0.0".into() }))
+    }
+
+    fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>> {
+        let world = self.world();
+        let ours = |m: &&Made| m.host == names.host;
+        ready(Ok(HostSeen {
+            containers: world.containers.values().filter(ours).map(|m| m.seen.clone()).collect(),
+            helpers: vec![],
+            networks: world
+                .networks
+                .iter()
+                .filter(|(_, (host, _))| *host == names.host)
+                .map(|(n, (_, subnet))| (n.clone(), subnet.clone()))
+                .collect(),
+            volumes: world
+                .volumes
+                .iter()
+                .filter(|(_, (host, _))| *host == names.host)
+                .map(|(n, (_, v))| (n.clone(), v.clone()))
+                .collect(),
+            foreign: world.foreign.iter().filter(|n| names.owns(n)).cloned().collect(),
+        }))
+    }
+
+    fn ensure_network<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        subnet: Option<&'a str>,
+        _internal: bool,
+    ) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("network {name}")).and_then(|mut world| {
+            if world.networks.contains_key(name) {
+                return Ok(());
+            }
+            let subnet = subnet.unwrap_or_default().to_owned();
+            if world.taken_subnets.contains(&subnet) {
+                return Err(RuntimeError::SubnetTaken { name: name.into(), subnet });
+            }
+            world.taken_subnets.insert(subnet.clone());
+            world.networks.insert(name.into(), (names.host, subnet));
+            Ok(())
+        }))
+    }
+
+    fn ensure_volume<'a>(
+        &'a self,
+        names: &'a Names,
+        name: &'a str,
+        instance: &'a Name,
+        purpose: VolumePurpose,
+    ) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("volume {name}")).and_then(|mut world| {
+            if world.foreign.contains(name) {
+                return Err(RuntimeError::Foreign { name: name.into() });
+            }
+            let seen = VolumeSeen { instance: instance.clone(), purpose };
+            world.volumes.entry(name.into()).or_insert((names.host, seen));
+            Ok(())
+        }))
+    }
+
+    fn remove_volume<'a>(&'a self, _names: &'a Names, name: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("remove volume {name}")).and_then(|mut world| {
+            if world.containers.values().any(|m| m.seen.volumes.contains(name)) {
+                let source = "in use".into();
+                return Err(RuntimeError::Failed { act: "remove", name: name.into(), source });
+            }
+            world.volumes.remove(name);
+            world.files.remove(name);
+            Ok(())
+        }))
+    }
+
+    fn put_files<'a>(
+        &'a self,
+        _names: &'a Names,
+        _image: &'a str,
+        volume: &'a str,
+        files: &'a [File],
+    ) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("put into {volume}")).and_then(|mut world| {
+            if !world.volumes.contains_key(volume) {
+                return Err(not_found(volume));
+            }
+            let there = world.files.entry(volume.into()).or_default();
+            there.extend(files.iter().map(|f| (f.name.clone(), f.bytes.clone())));
+            Ok(())
+        }))
+    }
+
+    fn create_container<'a>(
+        &'a self,
+        names: &'a Names,
+        instance: &'a Name,
+        spec: &'a ContainerSpec,
+    ) -> Boxed<'a, Done<()>> {
+        let what = format!("create {}", names.container(instance, 0));
+        ready(self.change(what).and_then(|mut world| world.create(names, instance, spec)))
+    }
+
+    fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("connect {container}")).and_then(|mut world| {
+            if !world.networks.contains_key(&names.outside()) {
+                return Err(not_found(&names.outside()));
+            }
+            world.container(container)?.seen.outside = true;
+            Ok(())
+        }))
+    }
+
+    fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("start {container}")).and_then(|mut world| {
+            let calls = world.calls;
+            let seen = &mut world.container(container)?.seen;
+            seen.state = ContainerState::Running;
+            seen.started_at = format!("T{calls}");
+            Ok(())
+        }))
+    }
+
+    fn stop_container<'a>(&'a self, container: &'a str, _timeout_s: u32) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("stop {container}")).map(|mut world| {
+            if let Ok(made) = world.container(container) {
+                made.seen.state = ContainerState::Exited;
+            }
+        }))
+    }
+
+    fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("remove {container}")).and_then(|mut world| {
+            let Some(key) = world.key(container) else { return Ok(()) };
+            if world.containers[&key].seen.state == ContainerState::Running {
+                let source = "it runs".into();
+                return Err(RuntimeError::Failed { act: "remove", name: key, source });
+            }
+            world.containers.remove(&key);
+            Ok(())
+        }))
+    }
+
+    fn signal<'a>(&'a self, container: &'a str, _signal: Signal) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("signal {container}")).and_then(|mut w| w.container(container).map(|_| ())))
+    }
+
+    fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>> {
+        let mut world = self.world();
+        let mount = world.container(container).map(|m| m.spec.mounts.iter().find(|m| m.path == folder).cloned());
+        ready(mount.map(|m| m.and_then(|m| world.files.get(&m.volume).cloned()).unwrap_or_default()))
+    }
+
+    fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>> {
+        ready(Ok(self.world().images.get(reference).cloned()))
+    }
+
+    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>> {
+        let found = self.world().images.get(reference).cloned();
+        let missing = || RuntimeError::ImageMissing { reference: reference.into(), source: "no registry".into() };
+        ready(found.ok_or_else(missing))
+    }
+
+    fn logs(&self, _container: &str, _since_s: i64) -> BoxStream<'static, Done<LogLine>> {
+        stream::empty().boxed()
+    }
+
+    fn events(&self, _host: HostId) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
+}
