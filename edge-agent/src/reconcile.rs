@@ -44,7 +44,7 @@ mod tests;
 
 /// Longest wait between two passes: what no hint told is found out then.
 const TICK: Duration = Duration::from_secs(10);
-/// Wait after a pass that changed something: what it began is looked at soon.
+/// Shortest wait while something is under way; grows towards [`TICK`] while nothing changes.
 const SOON: Duration = Duration::from_millis(500);
 /// After a hint from the engine, so that a burst of them costs one pass.
 const GATHER: Duration = Duration::from_millis(200);
@@ -102,6 +102,17 @@ pub struct Reconciler {
     logs: watch::Sender<Vec<LogSource>>,
 }
 
+/// How soon to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The status is another than before.
+    Changed,
+    /// Something was done or is being waited for.
+    UnderWay,
+    /// All is as it shall be, or as it will stay until somebody acts.
+    Settled,
+}
+
 /// One pass's view of the host.
 struct View {
     accepted: Arc<AcceptedDesired>,
@@ -157,10 +168,16 @@ impl Reconciler {
         let mut ledger = self.deps.ledger.subscribe();
         let fetched = self.fetches.done();
         let mut events: Option<BoxStream<'static, ()>> = None;
+        let mut wait = SOON;
         loop {
-            let changed = tokio::select! {
+            let pace = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = self.pass() => changed,
+                pace = self.pass() => pace,
+            };
+            wait = match pace {
+                Pace::Changed => SOON,
+                Pace::UnderWay => (wait * 3 / 2).min(TICK),
+                Pace::Settled => TICK,
             };
             let events_now = events.get_or_insert_with(|| self.deps.runtime.events(self.deps.host));
             let mut gather = Duration::ZERO;
@@ -173,7 +190,7 @@ impl Reconciler {
                     // The engine went away; it is asked again after the next pass.
                     None => { events = None; gather = SOON; }
                 },
-                () = tokio::time::sleep(if changed { SOON } else { TICK }) => {}
+                () = tokio::time::sleep(wait) => {}
             }
             if !gather.is_zero() {
                 tokio::select! {
@@ -184,20 +201,21 @@ impl Reconciler {
         }
     }
 
-    /// Looks, plans, acts and reports once. Says whether the next look should come soon.
-    pub async fn pass(&mut self) -> bool {
-        let Some(accepted) = self.deps.ledger.desired() else { return false };
+    /// Looks, plans, acts and reports once.
+    pub async fn pass(&mut self) -> Pace {
+        // Nothing was ever accepted: nothing is touched.
+        let Some(accepted) = self.deps.ledger.desired() else { return Pace::Settled };
         match self.try_pass(accepted.clone()).await {
-            Ok(changed) => changed,
+            Ok(pace) => pace,
             Err(e) => {
                 tracing::warn!(error = %Chain(&e), generation = accepted.generation, "pass failed");
                 self.report_blind(&accepted, &e);
-                false
+                Pace::UnderWay
             }
         }
     }
 
-    async fn try_pass(&mut self, accepted: Arc<AcceptedDesired>) -> Result<bool, ReconcileError> {
+    async fn try_pass(&mut self, accepted: Arc<AcceptedDesired>) -> Result<Pace, ReconcileError> {
         let mut memory = match self.memory.take() {
             Some(memory) => memory,
             None => Remembered::load(&self.deps.ledger).await.map_err(ReconcileError::Ledger)?,
@@ -211,7 +229,7 @@ impl Reconciler {
         &mut self,
         accepted: Arc<AcceptedDesired>,
         memory: &mut Remembered,
-    ) -> Result<bool, ReconcileError> {
+    ) -> Result<Pace, ReconcileError> {
         let ledger = self.deps.ledger.clone();
         for fetched in self.fetches.take_ended() {
             if let Fetched::Image { reference, image } = fetched {
@@ -245,10 +263,13 @@ impl Reconciler {
         self.remember_failures(&view, &faults, memory).await?;
         let changed = self.report(&view, &faults, memory).await?;
         self.publish_sources(&view);
-        let wants_only = steps.iter().all(|s| matches!(s, plan::Step::WantBlob { .. }));
-        let coming_up =
-            self.status.borrow().instances.iter().any(|i| matches!(i.phase, Phase::Starting | Phase::Pulling));
-        Ok(changed || !wants_only || (coming_up && self.status.borrow().health != Health::Error))
+        let status = self.status.borrow();
+        let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
+        Ok(match (changed, steps.is_empty() && !coming_up) {
+            (true, _) => Pace::Changed,
+            (false, false) => Pace::UnderWay,
+            (false, true) => Pace::Settled,
+        })
     }
 
     async fn look(&self, accepted: Arc<AcceptedDesired>, memory: &Remembered) -> Result<View, ReconcileError> {
