@@ -1,0 +1,188 @@
+//! Where a story lives: a short temporary folder, free ports, and the binaries under test.
+//!
+//! Processes are started so that they end with the test that started them, also when it panics or is killed.
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A folder with a short path: socket paths end at 107 bytes.
+pub fn folder() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("rft").tempdir_in("/tmp").expect("/tmp takes a folder");
+    // PostgreSQL's own user must be able to pass.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("own folder");
+    dir
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port()
+}
+
+/// One of the binaries under test, built by the same `cargo build --workspace`.
+pub fn binary(name: &str) -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "a harness may be told where shipped binaries lie")]
+    let folder = std::env::var_os("REDFORGE_TEST_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        let own = std::env::current_exe().expect("a test knows its file");
+        own.ancestors()
+            .find(|p| p.join("redforge-hub").is_file())
+            .unwrap_or_else(|| Path::new("/nowhere"))
+            .to_path_buf()
+    });
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is missing: run cargo build --workspace first", path.display());
+    path
+}
+
+/// Am I root?
+pub fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+/// A command that dies with its starter.
+pub fn command(program: &Path) -> Command {
+    let mut c = Command::new("setpriv");
+    c.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    // Symbol tables loaded for a logged error would be measured as memory.
+    c.env_remove("RUST_BACKTRACE");
+    c
+}
+
+/// A running process with what it said.
+pub struct Process {
+    pub name: String,
+    child: Child,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts it; both outputs are kept and appended to `log`.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e}"));
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let out: Box<dyn std::io::Read + Send> = Box::new(child.stdout.take().expect("piped"));
+        let err: Box<dyn std::io::Read + Send> = Box::new(child.stderr.take().expect("piped"));
+        for stream in [out, err] {
+            let (said, log) = (said.clone(), log.to_path_buf());
+            std::thread::spawn(move || {
+                use std::io::Write;
+                let mut file = fs::OpenOptions::new().create(true).append(true).open(log).ok();
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if let Some(file) = &mut file {
+                        // A full disk under test must not stop the reader.
+                        drop(writeln!(file, "{line}"));
+                    }
+                    said.lock().expect("readers do not panic").push(line);
+                }
+            });
+        }
+        Self { name: name.into(), child, said }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it said so far.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().expect("readers do not panic").clone()
+    }
+
+    /// Its exit status, once it ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("own child")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.ended().is_none()
+    }
+
+    /// Waits for a line that begins with these words; panics when the process ends first.
+    pub async fn line(&mut self, words: &str, deadline: Duration) -> String {
+        let began = Instant::now();
+        loop {
+            if let Some(line) = self.said().iter().find(|l| l.starts_with(words)) {
+                return line.clone();
+            }
+            let ended = self.ended();
+            let late = began.elapsed() > deadline;
+            assert!(
+                ended.is_none() && !late,
+                "{} did not say '{words}' ({ended:?}, {} s):\n{}",
+                self.name,
+                began.elapsed().as_secs(),
+                self.tail()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its last words, for a failure's text.
+    pub fn tail(&self) -> String {
+        let said = self.said();
+        said[said.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // It may have ended by itself.
+        rustix::process::kill_process(pid, signal).ok();
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill9(&mut self) {
+        self.signal(rustix::process::Signal::KILL);
+        drop(self.child.wait());
+    }
+
+    /// SIGTERM, and waits for its status.
+    pub async fn stop(&mut self, deadline: Duration) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(began.elapsed() < deadline, "{} does not stop:\n{}", self.name, self.tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- last words of {}:\n{}", self.name, self.tail());
+        }
+        self.kill9();
+    }
+}
+
+/// Runs a command to its end, for at most `limit`.
+pub fn run(command: &mut Command, limit: Duration) -> Output {
+    let mut limited = Command::new("timeout");
+    limited.arg("-k").arg("5").arg(limit.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        limited.current_dir(dir);
+    }
+    limited.stdin(Stdio::null()).output().expect("coreutils has timeout")
+}
+
+/// Both outputs as text.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
