@@ -14,6 +14,7 @@ use crate::{
     identity::{Enrolled, IdentityDir},
     link::{self, Link, OutboxNumbers, dial::HubUrl},
     page::{self, Page, Sources, Stage},
+    reconcile::{self, Reconciler},
     runtime::{Runtime, docker::Docker},
 };
 use anyhow::Context;
@@ -22,7 +23,7 @@ use redforge_shared::{
     daemon::{self, Tasks},
     error::Chain,
     ids::RunId,
-    report::{Health, HostFacts, HostStatus, Sync},
+    report::HostFacts,
 };
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -58,24 +59,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     watchdog(&tasks);
 
     let stop = tasks.stop_token();
-    let starting = {
-        let tasks = tasks.clone();
-        async move {
-            let started = start(&config, clock, identity, &stage, &tasks).await;
-            // The stage lives as long as the page: dropping it would end what watches it.
-            (started, stage)
-        }
+    let ended = tokio::select! {
+        started = Box::pin(start(&config, clock, identity, &stage, &tasks)) => match started {
+            // Up: from here on only a signal or a dead task ends it.
+            Ok(()) => tokio::select! {
+                () = daemon::signalled() => Ok(()),
+                () = stop.cancelled() => Err(anyhow::anyhow!("a part of the agent ended by itself, the log says which")),
+            },
+            Err(e) => Err(e),
+        },
+        () = daemon::signalled() => Ok(()),
     };
-    let failed = tokio::select! {
-        (started, _stage) = starting => {
-            match started {
-                Ok(()) => { tasks.run_until_stopped(GRACE).await; None }
-                Err(e) => { stop.cancel(); tasks.run_until_stopped(GRACE).await; Some(e) }
-            }
-        }
-        () = daemon::signalled() => { stop.cancel(); tasks.run_until_stopped(GRACE).await; None }
-    };
-    failed.map_or(Ok(()), Err)
+    stop.cancel();
+    tasks.run_until_stopped(GRACE).await;
+    ended
 }
 
 /// Brings every room up, in the order in which they need each other.
@@ -88,18 +85,29 @@ async fn start(
 ) -> anyhow::Result<()> {
     let stop = tasks.stop_token();
     let Some(enrolled) = wait_for_enrollment(&identity, stage, &stop).await? else { return Ok(()) };
-    let Some(ledger) = open_ledger(&config.state_dir, stage, &stop).await? else { return Ok(()) };
-    let start_no = ledger.next_start_no().await.context("the ledger cannot be written")?;
+    let Some((ledger, start_no)) = open_ledger(&config.state_dir, stage, &stop).await? else { return Ok(()) };
     let run_id = random_run_id()?;
 
+    let docker: Arc<dyn Runtime> = Arc::new(Docker::new(&config.runtime.docker_socket));
     let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
-    let (_status_out, status) = watch::channel(nothing_yet());
+    tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
+
+    let reconciler = Reconciler::new(reconcile::Deps {
+        ledger: ledger.clone(),
+        runtime: Arc::clone(&docker),
+        blobs: config.state_dir.join("blobs"),
+        clock: Arc::clone(&clock),
+        host: enrolled.host_id,
+        pool: config.runtime.pool.parse().context("runtime.pool")?,
+        subnet: config.runtime.subnet.clone(),
+    });
+    let status = reconciler.status();
+    tasks.spawn("reconcile", reconciler.run(stop.clone()));
+
+    // After reconcile: whatever is wrong with the records must not keep containers from running.
     let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
     tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, stop.clone()));
-
-    let docker: Arc<dyn Runtime> = Arc::new(Docker::new(&config.runtime.docker_socket));
-    tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
 
     let (link, link_view) = Link::new(link::Deps {
         identity,
@@ -185,16 +193,21 @@ async fn wait_for_enrollment(
     }
 }
 
-/// `None`: stopped while waiting.
+/// The ledger and the number of this start. `None`: stopped while waiting.
 async fn open_ledger(
     state_dir: &Path,
     stage: &watch::Sender<Stage>,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<Ledger>> {
+) -> anyhow::Result<Option<(Ledger, u64)>> {
     let path = state_dir.join("ledger.db");
     loop {
-        match Ledger::open(&path).await {
-            Ok(ledger) => return Ok(Some(ledger)),
+        let opening = async {
+            let ledger = Ledger::open(&path).await?;
+            let start_no = ledger.next_start_no().await?;
+            Ok::<_, LedgerError>((ledger, start_no))
+        };
+        match opening.await {
+            Ok(opened) => return Ok(Some(opened)),
             Err(e) if waiting_helps(&e) => say(stage, format!("ledger.db cannot be opened yet: {}", Chain(&e))),
             Err(e) => return Err(e.into()),
         }
@@ -294,19 +307,6 @@ fn random_run_id() -> anyhow::Result<RunId> {
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(|_| anyhow::anyhow!("the kernel gives no randomness"))?;
     Ok(RunId(id))
-}
-
-/// What is reported before the first look at the host.
-fn nothing_yet() -> HostStatus {
-    HostStatus {
-        generation: 0,
-        spec_sha256: None,
-        health: Health::Unknown,
-        sync: Sync::OutOfDate,
-        reason: None,
-        names: Vec::new(),
-        instances: Vec::new(),
-    }
 }
 
 async fn measure_facts(
