@@ -37,6 +37,7 @@ pub mod renew;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod upload;
 
 /// A connection that lived shorter than this counts as a failed attempt, however it ended.
 const SETTLED: Duration = Duration::from_secs(10);

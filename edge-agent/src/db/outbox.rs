@@ -291,6 +291,13 @@ impl Outbox {
         self.view().streams.values().map(Stream::open).collect()
     }
 
+    /// Streams whose lost ranges grew since the revision that `told` has of them.
+    pub fn lost_news(&self, told: &BTreeMap<StreamName, u64>) -> Vec<OpenStream> {
+        let view = self.view();
+        let news = view.streams.values().filter(|s| s.lost_revision > told.get(&s.name()).copied().unwrap_or(0));
+        news.map(Stream::open).collect()
+    }
+
     /// Where a collector stood at its last commit.
     pub async fn cursor(&self, key: &str) -> Result<Option<Vec<u8>>, OutboxError> {
         use rusqlite::OptionalExtension as _;

@@ -8,7 +8,7 @@ use super::{
     stream::SealedBatch,
 };
 use bytes::Bytes;
-use redforge_shared::record::MAX_BATCH_BYTES;
+use redforge_shared::record::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 
 /// What a record costs in a batch's frame beside its bytes, at most; and the batch's own frame.
 const FRAME_BYTES: usize = 8;
@@ -47,8 +47,13 @@ impl Outbox {
 impl Session {
     /// The next batch, noted as in flight; `None` when everything is acked, lost or in flight.
     pub async fn next_batch(&mut self) -> Result<Option<SealedBatch>, OutboxError> {
+        self.next_batch_of(MAX_BATCH_RECORDS).await
+    }
+
+    /// The next batch, of at most so many records.
+    pub async fn next_batch_of(&mut self, most: usize) -> Result<Option<SealedBatch>, OutboxError> {
         loop {
-            let Some((pick, name)) = self.pick() else { return Ok(None) };
+            let Some((pick, name)) = self.pick(most.max(1) as u64) else { return Ok(None) };
             let found = self.outbox.read(move |c| read_run(c, &pick)).await;
             let found = match found {
                 Ok(found) => found,
@@ -81,10 +86,11 @@ impl Session {
         }
     }
 
-    fn pick(&self) -> Option<(Pick, super::StreamName)> {
+    fn pick(&self, most: u64) -> Option<(Pick, super::StreamName)> {
         let view = self.outbox.view();
         let mut flying = self.outbox.shared.in_flight.lock().expect("no panic while the lock is held");
-        let pick = pick(view.streams.values(), &flying, &self.turns)?;
+        let mut pick = pick(view.streams.values(), &flying, &self.turns)?;
+        pick.last = pick.last.min(pick.first + most - 1);
         flying.entry(pick.stream).or_default().insert(pick.first, pick.last);
         Some((pick, view.streams[&pick.stream].name()))
     }
