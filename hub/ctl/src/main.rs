@@ -1,1 +1,67 @@
-fn main() {}
+//! redforgectl: the operators' command line. Speaks the public gRPC API and nothing else, so the API stays complete.
+//!
+//! Data goes to standard output, everything said about it to standard error. Exit codes are part of the interface: see
+//! `failure`. This file only hands a verb to its room.
+mod apply;
+mod cli;
+mod config;
+mod connection;
+mod failure;
+mod flow_sets;
+mod get;
+mod instances;
+mod manifest_files;
+mod output;
+mod records;
+mod search;
+mod streams;
+mod suggest;
+mod tokens;
+mod views;
+mod wait;
+mod words;
+
+use clap::{CommandFactory as _, Parser as _};
+use cli::{Cli, Verb};
+use failure::{Failure, Outcome};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    redforge_shared::daemon::install_crypto();
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Failure::error(format!("the runtime does not start: {e}")).print(),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.print(),
+    }
+}
+
+async fn run(cli: Cli) -> Outcome {
+    let settings = &cli.connection;
+    match cli.verb {
+        Verb::Apply(a) => apply::run(settings, &a).await,
+        Verb::Flowset(cli::FlowSetVerb::Push(a)) => flow_sets::push(settings, &a).await,
+        Verb::Get(a) => get::run(settings, &a).await,
+        Verb::Logs(a) => records::logs(settings, &a).await,
+        Verb::Records(a) => records::list(settings, &a).await,
+        Verb::Search(a) => search::run(settings, &a).await,
+        Verb::Streams(a) => streams::run(settings, &a).await,
+        Verb::Token(cli::TokenVerb::Create(a)) => tokens::create(settings, &a).await,
+        Verb::Delete(cli::DeleteVerb::Instance { name }) => instances::delete(settings, &name).await,
+        Verb::Resume { host } => instances::resume(settings, &host).await,
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "redforgectl", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Man => clap_mangen::Man::new(Cli::command())
+            .render(&mut std::io::stdout())
+            .map_err(|e| Failure::error(format!("the page cannot be written: {e}"))),
+        Verb::Version => {
+            output::line(&format!("redforgectl {}", env!("CARGO_PKG_VERSION")));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What can be typed: verbs, arguments and their help.
+use crate::{config::Connection, output::Format};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const AFTER: &str = "\
+Exit codes:
+  0  done                          5  denied, or no valid token
+  1  error                         6  --wait ran into its --timeout
+  2  wrong usage                   7  the hosts could not make it so
+  3  not found                     8  the hub cannot be reached
+  4  conflict with what is there
+
+Settings come from flags, then the environment (REDFORGE_HUB, REDFORGE_TOKEN,
+REDFORGE_TOKEN_FILE, REDFORGE_CA_FILE, REDFORGE_CA_PIN), then the file
+redforge/config.toml of your configuration folder.";
+
+/// Runs and watches what your edge hosts should do.
+#[derive(Debug, Parser)]
+#[command(name = "redforgectl", version, after_help = AFTER, max_term_width = 110, subcommand_required = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub connection: Connection,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create or change what manifests say: all of them or none
+    Apply(Apply),
+    /// Work with flow sets
+    #[command(subcommand)]
+    Flowset(FlowSetVerb),
+    /// Show resources
+    Get(Get),
+    /// Show the log lines that an instance sent up
+    Logs(Logs),
+    /// Show records that came up
+    Records(Records),
+    /// Search vectors by meaning
+    Search(Search),
+    /// Show what arrived: committed, gaps, lost, resent
+    Streams(Streams),
+    /// Work with enrollment tokens
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Remove resources
+    #[command(subcommand)]
+    Delete(DeleteVerb),
+    /// Let a host follow the hub again after the hub was restored from a backup
+    Resume {
+        /// Name of the host
+        host: String,
+    },
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// A manifest, a folder of them (*.yaml, *.yml), or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Check everything and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Wait {
+    /// Wait until the instances run as desired
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait: 90s, 5m, 1h
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::words::duration)]
+    pub timeout: std::time::Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FlowSetVerb {
+    /// Push an unmodified editor export as the newest revision of a flow set
+    Push(Push),
+}
+
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Name of the flow set
+    pub name: String,
+    /// The export: a JSON array of nodes, or - for standard input. Credentials stay out; their names are listed
+    pub file: PathBuf,
+    /// Make the node-red instance of this name on that host use it; may be repeated
+    #[arg(long, value_name = "HOST")]
+    pub to: Vec<String>,
+    /// Image of the instance, where --to must create it
+    #[arg(long, value_name = "REFERENCE")]
+    pub image: Option<String>,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    #[value(alias = "host")]
+    Hosts,
+    #[value(alias = "instance", alias = "inst")]
+    Instances,
+    #[value(alias = "site")]
+    Sites,
+    #[value(alias = "flowset", alias = "fs")]
+    Flowsets,
+    #[value(alias = "collection")]
+    Collections,
+    #[value(alias = "event")]
+    Events,
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// Only this one; an instance is named HOST/NAME
+    pub name: Option<String>,
+    /// Only what belongs to this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// Stay, and print rows again when they change (hosts and instances)
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// HOST/INSTANCE
+    pub instance: String,
+    /// Stay, and print lines as they arrive
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many lines from the end
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub tail: u32,
+    /// Put the time before each line
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Class {
+    Vector,
+    Log,
+    Event,
+    Measurement,
+}
+
+#[derive(Debug, Args)]
+pub struct Records {
+    #[arg(long, value_enum)]
+    pub class: Option<Class>,
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Only records with this key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// How many, the newest first
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Stay, and print records as they arrive, the oldest first
+    #[arg(short, long)]
+    pub follow: bool,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("query").required(true))]
+pub struct Search {
+    /// What to look for, in words
+    #[arg(group = "query")]
+    pub text: Option<String>,
+    /// A record whose vector is the query, as records or search name it
+    #[arg(long, value_name = "RECORD", group = "query")]
+    pub like: Option<String>,
+    /// A file with the query's components as a JSON array
+    #[arg(long, value_name = "FILE", group = "query")]
+    pub vector: Option<PathBuf>,
+    /// Where to search, if there is more than one collection
+    #[arg(long)]
+    pub collection: Option<String>,
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub limit: u32,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct Streams {
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// A row for each epoch instead of each host and class
+    #[arg(long)]
+    pub epochs: bool,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Create a token and print the complete line for the host
+    Create(CreateToken),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateToken {
+    /// Site that the hosts will belong to
+    #[arg(long)]
+    pub site: String,
+    /// How long the token is good: 30m, 1h, 7d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::words::duration)]
+    pub ttl: std::time::Duration,
+    /// How many hosts may enroll with it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub uses: u32,
+    /// The only host name it is good for
+    #[arg(long, value_name = "NAME")]
+    pub host_name: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeleteVerb {
+    /// Stop an instance and forget it; its volumes stay on the host
+    Instance {
+        /// HOST/NAME
+        name: String,
+    },
+}

@@ -1,0 +1,113 @@
+//! `flowset push`: an unmodified editor export becomes a flow set, and instances that use it.
+use crate::{
+    cli::Push,
+    config::Connection,
+    connection::{self, Admin},
+    failure::{Exit, Failure, Outcome},
+    get, instances,
+    manifest_files::{self, Packed},
+    output, views, wait, words,
+};
+use redforge_shared::{ids::Name, manifest::Kind, wire::pb};
+use serde_json::{Value, json};
+use tonic::Code;
+
+/// Bytes of one message.
+const CHUNK: usize = 256 * 1024;
+
+/// Uploads the flow set and makes the named hosts use it.
+pub async fn push(settings: &Connection, a: &Push) -> Outcome {
+    let name = words::name(&a.name, "flowsets/")?;
+    let hosts: Vec<Name> = a.to.iter().map(|h| words::name(h, "hosts/")).collect::<Outcome<_>>()?;
+    let packed = manifest_files::pack(name.clone(), &a.file)?;
+    let mut admin = connection::connect(settings).await?;
+    // What has to be created is known before anything is changed.
+    let mut manifests = Vec::new();
+    for host in &hosts {
+        manifests.push(manifest_for(&mut admin, host, &name, a.image.as_deref()).await?);
+    }
+    let mut touched: Vec<String> = hosts.iter().map(|h| format!("hosts/{h}/instances/{name}")).collect();
+    let before = wait::Before::of(&mut admin, &touched).await?;
+    let done = upload(&mut admin, &packed).await?;
+    report(&done, &packed);
+    touched.extend(done.instances);
+    let changed: Vec<Value> = manifests.into_iter().flatten().collect();
+    if !changed.is_empty() {
+        let request = pb::ApplyRequest { manifests: output::yaml(&changed)?, validate_only: false };
+        for r in admin.apply(request).await?.into_inner().resources {
+            instances::print_applied(&r);
+        }
+    }
+    touched.sort();
+    touched.dedup();
+    if a.wait.wait {
+        wait::until_as_desired(&mut admin, &touched, before, a.wait.timeout).await?;
+    }
+    Ok(())
+}
+
+/// The instance's manifest with the flow set in it, or nothing when it uses it already.
+async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option<&str>) -> Outcome<Option<Value>> {
+    let resource = format!("hosts/{host}/instances/{name}");
+    let found = match admin.get_instance(pb::GetInstanceRequest { name: resource }).await {
+        Ok(instance) => Some(instance.into_inner()),
+        Err(s) if s.code() == Code::NotFound => None,
+        Err(s) => return Err(s.into()),
+    };
+    let Some(instance) = found else {
+        let Some(image) = image else {
+            return Err(Failure::new(Exit::NotFound, format!("host '{host}' has no instance '{name}'"))
+                .hint("give --image REFERENCE and it is created, or apply a manifest for it"));
+        };
+        // An unknown host is better found here, with its near misses, than by the hub after the upload.
+        let known = get::hosts(admin).await?;
+        if !known.iter().any(|h| words::last(&h.name) == host.as_str()) {
+            let failure = Failure::new(Exit::NotFound, format!("no host is named '{host}'"));
+            let names = known.iter().map(|h| words::last(&h.name).to_owned());
+            return Err(crate::suggest::nearest(failure, host.as_str(), names));
+        }
+        return Ok(Some(json!({
+            "apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": {"name": name},
+            "spec": {"host": host, "kind": Kind::NodeRed.as_str(), "image": image, "nodeRed": {"flowSet": name}},
+        })));
+    };
+    if instance.kind != Kind::NodeRed.as_str() {
+        let text = format!("instance '{name}' on host '{host}' is of kind {}, not node-red", instance.kind);
+        return Err(Failure::new(Exit::Conflict, text).hint("push the flow set under another name"));
+    }
+    let old = views::instance_manifest(&instance);
+    let mut manifest = old.clone();
+    manifest["spec"]["nodeRed"]["flowSet"] = json!(name);
+    if let Some(image) = image {
+        manifest["spec"]["image"] = json!(image);
+    }
+    Ok((manifest != old).then_some(manifest))
+}
+
+/// Sends a flow set.
+pub async fn upload(admin: &mut Admin, packed: &Packed) -> Outcome<pb::PushFlowSetResponse> {
+    let header = pb::PushFlowSetHeader {
+        name: format!("flowsets/{}", packed.name),
+        digest: packed.digest.0.to_vec().into(),
+        size_bytes: packed.tar.len() as u64,
+    };
+    let message = |m| pb::PushFlowSetRequest { message: Some(m) };
+    let chunks = packed.tar.chunks(CHUNK).map(|c| pb::push_flow_set_request::Message::Chunk(c.to_vec().into()));
+    let header = pb::push_flow_set_request::Message::Header(header);
+    let messages: Vec<_> = std::iter::once(header).chain(chunks).map(message).collect();
+    Ok(admin.push_flow_set(tokio_stream::iter(messages)).await?.into_inner())
+}
+
+/// Says what became of it.
+pub fn report(done: &pb::PushFlowSetResponse, packed: &Packed) {
+    let set = done.flow_set.clone().unwrap_or_default();
+    let what = if done.changed { "pushed" } else { "unchanged" };
+    output::line(&format!("flowsets/{} {what}, revision {}, {} nodes", packed.name, set.revision, packed.node_count));
+    if !packed.credential_names.is_empty() {
+        output::say(&format!("{} credentials stayed out of the flow set:", packed.credential_names.len()));
+        packed.credential_names.iter().for_each(|n| output::say(&format!("  {n}")));
+    }
+    if done.changed {
+        done.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
+    }
+}

@@ -1,0 +1,241 @@
+//! Manifests from files, folders and standard input: read, checked here with file and line, joined for the hub.
+//!
+//! The hub gets the documents as they were written. A FlowSet whose flows are a file is taken out: its flows are packed
+//! and pushed first, since only this machine can read the file.
+use crate::failure::{Exit, Failure, Outcome};
+use redforge_shared::{
+    flows,
+    ids::{Digest, Name},
+    manifest::{self, FlowSource, MAX_MANIFEST_BYTES, Manifest},
+};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+/// A flow set that is ready to be pushed.
+#[derive(Debug)]
+pub struct Packed {
+    pub name: Name,
+    pub tar: Vec<u8>,
+    pub digest: Digest,
+    pub node_count: usize,
+    /// Credentials that stayed out, by name.
+    pub credential_names: Vec<String>,
+}
+
+/// Everything that is to be applied.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    pub flow_sets: Vec<Packed>,
+    /// Documents for the hub, joined.
+    pub text: String,
+    /// Instances among them: hosts/{host}/instances/{name}.
+    pub instances: Vec<String>,
+    /// (first line in `text`, lines, where they came from), in order.
+    origins: Vec<(usize, usize, String)>,
+}
+
+/// Reads, checks and packs. Every error of every file comes back at once.
+pub fn read(paths: &[PathBuf]) -> Outcome<Manifests> {
+    let mut all = Manifests::default();
+    let mut errors = Vec::new();
+    for path in paths {
+        for (file, text) in texts(path)? {
+            all.add(&file, &text, &mut errors);
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Failure { exit: Exit::Error, errors, hints: vec!["nothing was changed".into()] });
+    }
+    Ok(all)
+}
+
+impl Manifests {
+    fn add(&mut self, file: &Path, text: &str, errors: &mut Vec<String>) {
+        let shown = file.display().to_string();
+        let parsed = match manifest::parse(text) {
+            Ok(parsed) => parsed,
+            Err(bad) => {
+                let place = |line: u64| if line > 0 { format!("{shown}:{line}: ") } else { format!("{shown}: ") };
+                let path = |p: &str| if p.is_empty() { String::new() } else { format!("{p}: ") };
+                errors.extend(bad.iter().map(|e| format!("{}{}{}", place(e.line), path(&e.path), e.problem)));
+                return;
+            }
+        };
+        let mut taken_out = vec![false; parsed.len()];
+        for (taken, manifest) in taken_out.iter_mut().zip(&parsed) {
+            match manifest {
+                Manifest::FlowSet(f) => {
+                    if let FlowSource::Path(path) = &f.spec.flows {
+                        *taken = true;
+                        let beside = file.parent().unwrap_or(Path::new("")).join(path);
+                        match pack(f.name.clone(), &beside) {
+                            Ok(packed) => self.flow_sets.push(packed),
+                            Err(failure) => errors.extend(failure.errors.iter().map(|e| format!("{shown}: {e}"))),
+                        }
+                    }
+                }
+                Manifest::Instance(_) => self.instances.push(manifest.resource_name()),
+                Manifest::Site(_) => {}
+            }
+        }
+        let kept = blank(text, &taken_out);
+        if taken_out.iter().any(|t| !t) {
+            if !self.text.is_empty() {
+                self.text += "---\n";
+            }
+            self.origins.push((self.text.lines().count(), kept.lines().count(), shown));
+            self.text += &kept;
+            if !self.text.ends_with('\n') {
+                self.text.push('\n');
+            }
+        }
+    }
+
+    /// Puts file and line of its own in place of `line N` of the joined text.
+    pub fn locate(&self, message: &str) -> String {
+        let Some((before, rest)) = message.split_once("line ") else { return message.into() };
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let Ok(line) = rest[..digits].parse::<usize>() else { return message.into() };
+        let origin = self.origins.iter().find(|(first, count, _)| (first + 1..=first + count).contains(&line));
+        let Some((first, _, file)) = origin else { return message.into() };
+        // `document 3, ` counts the joined documents: file and line say it better.
+        let before = before.find("document ").map_or(before, |at| &before[..at]);
+        let after = rest[digits..].strip_prefix(", ").map_or_else(|| rest[digits..].to_owned(), |a| format!(": {a}"));
+        format!("{before}{file}:{}{after}", line - first)
+    }
+}
+
+/// Empties the documents that are taken out and keeps every line's number.
+fn blank(text: &str, taken_out: &[bool]) -> String {
+    let is_content = |l: &str| !l.trim().is_empty() && !l.trim_start().starts_with('#') && !l.starts_with('%');
+    let mut document: Option<usize> = None;
+    let mut open = false;
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        // `---` at the first column begins a document wherever it stands.
+        if line == "---" || line.starts_with("--- ") {
+            open = false;
+        } else if is_content(line) && !open {
+            open = true;
+            document = Some(document.map_or(0, |d| d + 1));
+        }
+        let dropped = open && document.and_then(|d| taken_out.get(d)).is_some_and(|t| *t);
+        if !dropped {
+            out += line;
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn texts(path: &Path) -> Outcome<Vec<(PathBuf, String)>> {
+    let bad = |path: &Path, e: std::io::Error| {
+        let exit = if e.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Error };
+        Failure::new(exit, format!("{} cannot be read: {e}", path.display()))
+    };
+    if path == Path::new("-") {
+        let mut text = String::new();
+        let limit = MAX_MANIFEST_BYTES as u64 + 1;
+        std::io::stdin().take(limit).read_to_string(&mut text).map_err(|e| bad(Path::new("standard input"), e))?;
+        return Ok(vec![(PathBuf::from("stdin"), text)]);
+    }
+    let files = if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(|e| bad(path, e))?;
+        let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+        files.retain(|f| f.is_file() && f.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+        files.sort();
+        if files.is_empty() {
+            return Err(Failure::error(format!("{} holds no *.yaml or *.yml file", path.display())));
+        }
+        files
+    } else {
+        vec![path.to_owned()]
+    };
+    files
+        .into_iter()
+        .map(|file| {
+            let size = std::fs::metadata(&file).map_err(|e| bad(&file, e))?.len();
+            if size > MAX_MANIFEST_BYTES as u64 {
+                let text = format!("{} has {size} bytes, more than {MAX_MANIFEST_BYTES}", file.display());
+                return Err(Failure::error(text));
+            }
+            let text = std::fs::read_to_string(&file).map_err(|e| bad(&file, e))?;
+            Ok((file, text))
+        })
+        .collect()
+}
+
+/// Reads an editor export (or `-`) and packs it; credentials stay out.
+pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
+    let shown = path.display();
+    let limit = flows::MAX_FLOW_SET_BYTES as u64 + 1;
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|f| f.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|e| {
+        let exit = if e.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Error };
+        Failure::new(exit, format!("{shown} cannot be read: {e}"))
+    })?;
+    if bytes.len() as u64 == limit {
+        return Err(Failure::error(format!("{shown} has more than {} bytes", limit - 1)));
+    }
+    let refused = |e: flows::InvalidFlows| {
+        Failure::error(format!("{shown}: {e}"))
+            .hint("export the flows from the editor: menu, Export, all flows, Download")
+    };
+    let (flows, credential_names) = flows::Flows::parse(&bytes).map_err(refused)?;
+    let tar = flows::pack(&flows, &credential_names);
+    if tar.len() > flows::MAX_FLOW_SET_BYTES {
+        return Err(refused(flows::InvalidFlows::TooLarge(tar.len())));
+    }
+    Ok(Packed { name, digest: Digest::of(&tar), node_count: flows.nodes().len(), tar, credential_names })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: &str = "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: hall\n";
+    const FLOWS: &str =
+        "apiVersion: redforge.io/v1\nkind: FlowSet\nmetadata:\n  name: intake\nspec:\n  flows: flows.json\n";
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).expect("a file");
+        }
+        dir
+    }
+
+    #[test]
+    fn flow_files_are_packed_and_their_documents_stay_here() {
+        let flows = r#"[{"id":"a","type":"http request","name":"erp","credentials":{"password":"s3cret"}}]"#;
+        let both = format!("# first\n---\n{FLOWS}---\n{SITE}");
+        let dir =
+            folder(&[("a.yaml", SITE.replace("hall", "yard").as_str()), ("b.yaml", &both), ("flows.json", flows)]);
+        let all = read(&[dir.path().to_owned()]).expect("good manifests");
+        assert_eq!(all.flow_sets.len(), 1);
+        assert_eq!(all.flow_sets[0].credential_names, ["erp (a): password"]);
+        assert!(!String::from_utf8_lossy(&all.flow_sets[0].tar).contains("s3cret"));
+        let kept = manifest::parse(&all.text).expect("still manifests");
+        let names: Vec<_> = kept.iter().map(Manifest::resource_name).collect();
+        assert_eq!(names, ["sites/yard", "sites/hall"]);
+        // a.yaml has 4 lines, then `---`; line 9 of b.yaml is line 14 of the joined text.
+        let located = all.locate("document 2, line 14, spec.policy: is not known");
+        assert_eq!(located, format!("{}:9: spec.policy: is not known", dir.path().join("b.yaml").display()));
+    }
+
+    #[test]
+    fn every_error_has_its_file_path_and_line() {
+        let unknown = format!("{SITE}spec:\n  polcy: open\n");
+        let dir = folder(&[("a.yaml", &unknown), ("b.yaml", FLOWS), ("c.yaml", "kind: [")]);
+        let failure = read(&[dir.path().to_owned()]).expect_err("must be refused");
+        let text = failure.text(false).replace(&dir.path().display().to_string(), "DIR");
+        insta::assert_snapshot!(text);
+    }
+}

@@ -1,0 +1,144 @@
+//! `records` and `logs`: what came up, as it was committed.
+use crate::{
+    cli::{Class, Logs, Records},
+    config::Connection,
+    connection,
+    failure::{Failure, Outcome},
+    get,
+    output::{self, Cell, Format, cell},
+    views, words,
+};
+use redforge_shared::wire::pb;
+use serde_json::{Value, json};
+
+impl Class {
+    fn wire(self) -> pb::RecordClass {
+        match self {
+            Self::Vector => pb::RecordClass::Vector,
+            Self::Log => pb::RecordClass::Log,
+            Self::Event => pb::RecordClass::Event,
+            Self::Measurement => pb::RecordClass::Measurement,
+        }
+    }
+}
+
+fn body(r: &pb::Record) -> Value {
+    serde_json::from_str(&r.body_json).unwrap_or_default()
+}
+
+fn object(r: &pb::Record) -> Value {
+    json!({"name": r.name, "host": r.host, "class": words::class(r.class), "epoch": r.epoch, "seq": r.seq,
+           "instance": r.instance, "key": r.key, "at": words::time(r.at.as_ref()),
+           "receivedAt": words::time(r.received_at.as_ref()), "body": body(r)})
+}
+
+/// What a record says, in one line.
+fn summary(r: &pb::Record) -> String {
+    let b = body(r);
+    let text = |k: &str| b.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
+    match pb::RecordClass::try_from(r.class) {
+        Ok(pb::RecordClass::Log) => text("line"),
+        Ok(pb::RecordClass::Vector) => {
+            let ordinal = b.get("ordinal").map(ToString::to_string).unwrap_or_default();
+            format!("{} {}#{ordinal} {}", text("collection"), text("source"), text("text"))
+        }
+        Ok(pb::RecordClass::Measurement) => {
+            let value = b.get("value").map(ToString::to_string).unwrap_or_default();
+            format!("{} {value} {}", text("name"), text("unit"))
+        }
+        _ => format!("{} {}", text("name"), b.get("payload").map(ToString::to_string).unwrap_or_default()),
+    }
+}
+
+const HEAD: [&str; 7] = ["RECEIVED", "HOST", "CLASS", "INSTANCE", "SEQ", "KEY", "RECORD"];
+
+fn row(r: &pb::Record) -> Vec<Cell> {
+    vec![
+        cell(words::time(r.received_at.as_ref()).chars().take(19).collect::<String>()),
+        cell(words::last(&r.host)),
+        cell(words::class(r.class)),
+        cell(&r.instance),
+        cell(r.seq.to_string()),
+        cell(r.key.chars().take(24).collect::<String>()),
+        cell(summary(r).chars().take(100).collect::<String>()),
+    ]
+}
+
+/// Lists records, or follows them.
+pub async fn list(settings: &Connection, a: &Records) -> Outcome {
+    let request = pb::ListRecordsRequest {
+        host: words::host_filter(a.host.as_ref())?,
+        class: a.class.map_or(0, |c| c.wire().into()),
+        instance: a.instance.clone().unwrap_or_default(),
+        limit: a.limit,
+        follow: a.follow,
+        key: a.key.clone().unwrap_or_default(),
+    };
+    let mut admin = connection::connect(settings).await?;
+    let mut stream = admin.list_records(request).await?.into_inner();
+    let mut held = Vec::new();
+    while let Some(r) = stream.message().await? {
+        match a.output {
+            // Rows of a finished list are aligned; rows that arrive are not worth waiting for.
+            Format::Table | Format::Wide if a.follow => {
+                output::line(&output::table(&HEAD, &[row(&r)], output::color_stdout())[1]);
+            }
+            Format::Table | Format::Wide => held.push(row(&r)),
+            Format::Json => {
+                output::line(&serde_json::to_string(&object(&r)).map_err(|e| Failure::error(e.to_string()))?);
+            }
+            Format::Yaml => output::line(&format!("---\n{}", output::yaml(&[object(&r)])?.trim_end())),
+            Format::Name => output::line(&r.name),
+        }
+    }
+    if matches!(a.output, Format::Table | Format::Wide) {
+        if held.is_empty() {
+            output::say("No such record has arrived.");
+        } else {
+            output::table(&HEAD, &held, output::color_stdout()).iter().for_each(|l| output::line(l));
+        }
+    }
+    Ok(())
+}
+
+/// Prints an instance's lines, the oldest first.
+pub async fn logs(settings: &Connection, a: &Logs) -> Outcome {
+    let name = words::instance_name(&a.instance)?;
+    let (host, instance) = views::instance_parts(&name);
+    let mut admin = connection::connect(settings).await?;
+    let found = get::instance(&mut admin, &name).await?;
+    let collects = views::instance_manifest(&found)["spec"]["collectLogs"] == json!(true);
+    let request = pb::ListRecordsRequest {
+        host: format!("hosts/{host}"),
+        class: pb::RecordClass::Log.into(),
+        instance: instance.into(),
+        limit: a.tail,
+        follow: a.follow,
+        key: String::new(),
+    };
+    let print = |r: &pb::Record| {
+        let line = output::plain(body(r).get("line").and_then(Value::as_str).unwrap_or_default());
+        if a.timestamps {
+            output::line(&format!("{}  {line}", words::time(r.at.as_ref())));
+        } else {
+            output::line(&line);
+        }
+    };
+    let mut stream = admin.list_records(request).await?.into_inner();
+    let mut newest_first = Vec::new();
+    while let Some(r) = stream.message().await? {
+        if a.follow {
+            print(&r);
+        } else {
+            newest_first.push(r);
+        }
+    }
+    if newest_first.is_empty() && !a.follow {
+        output::say("No line of this instance has arrived.");
+        if !collects {
+            output::say("Its manifest does not say `collectLogs: true`: its lines stay on the host.");
+        }
+    }
+    newest_first.iter().rev().for_each(print);
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! Resources as rows and as JSON. A status that is old is never shown as good.
+use crate::{
+    output::{Cell, Listing, Tone, cell, toned},
+    words,
+};
+use redforge_shared::wire::pb;
+use serde_json::{Value, json};
+
+fn tone(word: &str) -> Tone {
+    match word {
+        "Online" | "Healthy" | "UpToDate" | "Running" => Tone::Good,
+        "Stale" | "Degraded" | "Updating" | "OutOfDate" | "Drifted" | "Paused" | "Pending" | "Pulling" | "Starting"
+        | "Stopping" => Tone::Warn,
+        "Offline" | "Error" | "Failed" | "RolledBack" | "Crashed" => Tone::Bad,
+        _ => Tone::Faint,
+    }
+}
+
+/// A status word; when its host is not online it is what was last known.
+fn status(word: String, fresh: bool) -> Cell {
+    match (word.is_empty(), fresh) {
+        (true, _) => toned("Unknown", Tone::Faint),
+        (_, true) => {
+            let t = tone(&word);
+            toned(word, t)
+        }
+        (_, false) => toned(format!("Unknown (was {word})"), Tone::Faint),
+    }
+}
+
+fn why(reason: i32, names: &[String]) -> String {
+    let reason = words::reason(reason);
+    if names.is_empty() { reason } else { format!("{reason}: {}", names.join(", ")) }
+}
+
+fn is_online(link: i32) -> bool {
+    link == i32::from(pb::Link::Online)
+}
+
+/// Hosts.
+pub fn hosts(all: &[pb::Host], wide: bool) -> Listing {
+    let mut head = vec!["NAME", "SITE", "LINK", "HEALTH", "SYNC", "INSTANCES", "WAITING", "SEEN", "REASON"];
+    if wide {
+        head.extend(["GENERATION", "AGENT", "DOCKER", "DISK FREE", "CERTIFICATE UNTIL", "ID"]);
+    }
+    let row = |h: &pb::Host| {
+        let fresh = is_online(h.link);
+        let link = words::link(h.link);
+        let waiting: u64 = h.outbox.iter().map(|o| o.waiting).sum();
+        let link_tone = tone(&link);
+        let mut row = vec![
+            cell(words::last(&h.name)),
+            cell(words::last(&h.site)),
+            toned(link, link_tone),
+            status(words::health(h.health), fresh),
+            status(words::sync(h.sync), fresh),
+            cell(format!("{}/{}", h.instances_running, h.instance_count)),
+            cell(waiting.to_string()),
+            cell(words::age(h.last_seen_at.as_ref())),
+            cell(why(h.reason, &h.names)),
+        ];
+        if wide {
+            let facts = h.facts.clone().unwrap_or_default();
+            row.extend([
+                cell(format!("{}/{}", h.observed_generation, h.generation)),
+                cell(facts.agent_version),
+                cell(facts.docker_version),
+                cell(words::bytes(facts.disk_free_bytes)),
+                cell(words::time(h.certificate_not_after.as_ref())),
+                cell(&h.id),
+            ]);
+        }
+        row
+    };
+    let objects: Vec<Value> = all.iter().map(host_json).collect();
+    Listing {
+        head,
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|h| h.name.clone()).collect(),
+        manifests: objects.clone(),
+        objects,
+        single: false,
+        empty: "No host has enrolled yet. `redforgectl token create --site NAME` prints the line that enrolls one.",
+    }
+}
+
+fn host_json(h: &pb::Host) -> Value {
+    let outbox = |o: &pb::OutboxStatus| {
+        json!({"class": words::class(o.class), "waiting": o.waiting, "waitingBytes": o.waiting_bytes,
+               "refused": o.refused, "absorbed": o.absorbed, "lost": o.lost})
+    };
+    let facts = h.facts.clone().unwrap_or_default();
+    json!({
+        "name": h.name, "id": h.id, "site": h.site, "link": words::link(h.link), "health": words::health(h.health),
+        "sync": words::sync(h.sync), "reason": words::reason(h.reason), "names": h.names,
+        "lastSeenAt": words::time(h.last_seen_at.as_ref()), "reportAgeS": h.report_age_s, "generation": h.generation,
+        "observedGeneration": h.observed_generation, "instanceCount": h.instance_count,
+        "instancesRunning": h.instances_running, "enrolledAt": words::time(h.enrolled_at.as_ref()),
+        "certificateNotAfter": words::time(h.certificate_not_after.as_ref()), "specSha256": h.spec_sha256,
+        "facts": {"hostname": facts.hostname, "architecture": facts.architecture, "kernel": facts.kernel,
+            "agentVersion": facts.agent_version, "dockerVersion": facts.docker_version,
+            "dockerApiVersion": facts.docker_api_version, "cpus": facts.cpus,
+            "memoryTotalBytes": facts.memory_total_bytes, "diskFreeBytes": facts.disk_free_bytes,
+            "diskTotalBytes": facts.disk_total_bytes},
+        "outbox": h.outbox.iter().map(outbox).collect::<Vec<_>>(),
+    })
+}
+
+/// `hosts/h/instances/i` as (h, i).
+pub fn instance_parts(name: &str) -> (&str, &str) {
+    let mut parts = name.split('/').skip(1).step_by(2);
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+}
+
+/// Instances.
+pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
+    let mut head = vec!["HOST", "NAME", "KIND", "PHASE", "HEALTH", "SYNC", "REVISION", "REPORTED", "REASON"];
+    if wide {
+        head.extend(["IMAGE", "MEMORY", "CPU", "RESTARTS", "CONTAINER"]);
+    }
+    let row = |i: &pb::Instance| {
+        let (host, name) = instance_parts(&i.name);
+        let s = i.status.clone().unwrap_or_default();
+        let fresh = is_online(i.host_link);
+        let reported = if i.report_age_s < 0 { String::new() } else { words::seconds(i.report_age_s) };
+        let mut row = vec![
+            cell(host),
+            cell(name),
+            cell(&i.kind),
+            status(words::phase(s.phase), fresh),
+            status(words::health(s.health), fresh),
+            status(words::sync(s.sync), fresh),
+            cell(i.revision.to_string()),
+            cell(reported),
+            cell(why(s.reason, &s.names)),
+        ];
+        if wide {
+            let image = spec(i).get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
+            row.extend([
+                cell(image),
+                cell(if s.memory_limit_bytes == 0 { String::new() } else { words::bytes(s.memory_limit_bytes) }),
+                cell(if s.cpu_limit_millicores == 0 { String::new() } else { format!("{}m", s.cpu_limit_millicores) }),
+                cell(s.restarts.to_string()),
+                cell(s.container_id.chars().take(12).collect::<String>()),
+            ]);
+        }
+        row
+    };
+    Listing {
+        head,
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|i| i.name.clone()).collect(),
+        objects: all.iter().map(instance_json).collect(),
+        manifests: all.iter().map(instance_manifest).collect(),
+        single: false,
+        empty: "There is no instance yet. `redforgectl apply -f FILE` creates them from manifests.",
+    }
+}
+
+fn spec(i: &pb::Instance) -> Value {
+    serde_json::from_str(&i.spec_json).unwrap_or_default()
+}
+
+/// What `apply` takes: YAML of an instance goes back in unchanged.
+pub fn instance_manifest(i: &pb::Instance) -> Value {
+    json!({"apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": {"name": words::last(&i.name)},
+           "spec": spec(i)})
+}
+
+fn instance_json(i: &pb::Instance) -> Value {
+    let mut object = instance_manifest(i);
+    object["name"] = json!(i.name);
+    object["revision"] = json!(i.revision);
+    object["createdAt"] = json!(words::time(i.created_at.as_ref()));
+    object["updatedAt"] = json!(words::time(i.updated_at.as_ref()));
+    object["hostLink"] = json!(words::link(i.host_link));
+    object["reportAgeS"] = json!(i.report_age_s);
+    object["status"] = i.status.as_ref().map_or(Value::Null, |s| {
+        json!({"phase": words::phase(s.phase), "health": words::health(s.health), "sync": words::sync(s.sync),
+               "reason": words::reason(s.reason), "names": s.names, "containerId": s.container_id,
+               "restarts": s.restarts, "exitCode": s.exit_code, "changedAt": words::time(s.changed_at.as_ref()),
+               "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores})
+    });
+    object
+}
+
+/// Sites.
+pub fn sites(all: &[pb::Site]) -> Listing {
+    let labels = |s: &pb::Site| {
+        let mut l: Vec<_> = s.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        l.sort();
+        l.join(",")
+    };
+    let row = |s: &pb::Site| {
+        vec![
+            cell(words::last(&s.name)),
+            cell(&s.policy),
+            cell(&s.time_zone),
+            cell(s.host_count.to_string()),
+            cell(words::age(s.created_at.as_ref())),
+            cell(labels(s)),
+        ]
+    };
+    let object = |s: &pb::Site| {
+        json!({"name": s.name, "labels": s.labels, "timeZone": s.time_zone, "policy": s.policy,
+               "hostCount": s.host_count, "createdAt": words::time(s.created_at.as_ref())})
+    };
+    let manifest = |s: &pb::Site| {
+        json!({"apiVersion": "redforge.io/v1", "kind": "Site",
+               "metadata": {"name": words::last(&s.name), "labels": s.labels},
+               "spec": {"timeZone": s.time_zone, "policy": s.policy}})
+    };
+    Listing {
+        head: vec!["NAME", "POLICY", "TIME ZONE", "HOSTS", "AGE", "LABELS"],
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|s| s.name.clone()).collect(),
+        objects: all.iter().map(object).collect(),
+        manifests: all.iter().map(manifest).collect(),
+        single: false,
+        empty: "There is no site yet. Apply a manifest of kind Site.",
+    }
+}
+
+/// Flow sets.
+pub fn flow_sets(all: &[pb::FlowSet]) -> Listing {
+    let row = |f: &pb::FlowSet| {
+        vec![
+            cell(words::last(&f.name)),
+            cell(f.revision.to_string()),
+            cell(f.digest.chars().take(12).collect::<String>()),
+            cell(f.node_count.to_string()),
+            cell(words::bytes(f.size_bytes)),
+            cell(words::age(f.created_at.as_ref())),
+            cell(f.credential_names.join(", ")),
+        ]
+    };
+    let object = |f: &pb::FlowSet| {
+        json!({"name": f.name, "digest": f.digest, "revision": f.revision, "sizeBytes": f.size_bytes,
+               "nodeCount": f.node_count, "credentialNames": f.credential_names,
+               "createdAt": words::time(f.created_at.as_ref())})
+    };
+    let objects: Vec<Value> = all.iter().map(object).collect();
+    Listing {
+        head: vec!["NAME", "REVISION", "DIGEST", "NODES", "SIZE", "AGE", "CREDENTIALS LEFT OUT"],
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|f| f.name.clone()).collect(),
+        manifests: objects.clone(),
+        objects,
+        single: false,
+        empty: "There is no flow set yet. `redforgectl flowset push NAME flows.json` brings one.",
+    }
+}
+
+/// Collections.
+pub fn collections(all: &[pb::Collection]) -> Listing {
+    let row = |c: &pb::Collection| {
+        vec![
+            cell(&c.name),
+            cell(&c.model),
+            cell(c.dim.to_string()),
+            cell(&c.metric),
+            cell(c.vectors.to_string()),
+            cell(c.pending.to_string()),
+            cell(&c.index),
+        ]
+    };
+    let object = |c: &pb::Collection| {
+        json!({"name": c.name, "model": c.model, "modelDigest": c.model_digest, "dim": c.dim, "metric": c.metric,
+               "vectors": c.vectors, "pending": c.pending, "index": c.index, "documentPrefix": c.document_prefix,
+               "queryPrefix": c.query_prefix})
+    };
+    let objects: Vec<Value> = all.iter().map(object).collect();
+    Listing {
+        head: vec!["NAME", "MODEL", "DIM", "METRIC", "VECTORS", "PENDING", "INDEX"],
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|c| c.name.clone()).collect(),
+        manifests: objects.clone(),
+        objects,
+        single: false,
+        empty: "No vector has arrived yet.",
+    }
+}
+
+/// Events.
+pub fn events(all: &[pb::Event]) -> Listing {
+    let row = |e: &pb::Event| {
+        let kind = if e.warning { toned("Warning", Tone::Warn) } else { cell("Normal") };
+        vec![
+            cell(words::age(e.at.as_ref())),
+            kind,
+            cell(&e.reason),
+            cell(&e.resource),
+            cell(&e.actor),
+            cell(&e.message),
+        ]
+    };
+    let object = |e: &pb::Event| {
+        json!({"at": words::time(e.at.as_ref()), "reason": e.reason, "warning": e.warning, "resource": e.resource,
+               "actor": e.actor, "message": e.message})
+    };
+    let objects: Vec<Value> = all.iter().map(object).collect();
+    Listing {
+        head: vec!["AGE", "TYPE", "REASON", "RESOURCE", "ACTOR", "MESSAGE"],
+        rows: all.iter().map(row).collect(),
+        names: all.iter().map(|e| e.resource.clone()).collect(),
+        manifests: objects.clone(),
+        objects,
+        single: false,
+        empty: "Nothing has happened yet.",
+    }
+}

@@ -1,0 +1,113 @@
+//! `--wait`: until every instance runs as desired, by what its own host reports.
+//!
+//! A report that is older than the change proves nothing: the host must have taken up a generation above the one before.
+use crate::{
+    connection::Admin,
+    failure::{Exit, Failure, Outcome},
+    output, views, words,
+};
+use redforge_shared::wire::pb;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// After this long without a new generation the change is taken to have changed nothing for the host.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Generations of the hosts before the change.
+#[derive(Debug, Default)]
+pub struct Before(BTreeMap<String, u64>);
+
+fn host_of(instance: &str) -> String {
+    format!("hosts/{}", views::instance_parts(instance).0)
+}
+
+impl Before {
+    /// Asks for the hosts of these instances; one that does not exist is left to the hub's own refusal.
+    pub async fn of(admin: &mut Admin, instances: &[String]) -> Outcome<Self> {
+        let mut generations = BTreeMap::new();
+        for name in instances.iter().map(|i| host_of(i)).collect::<BTreeSet<_>>() {
+            match admin.get_host(pb::GetHostRequest { name: name.clone() }).await {
+                Ok(host) => drop(generations.insert(name, host.into_inner().generation)),
+                Err(s) if s.code() == tonic::Code::NotFound => {}
+                Err(s) => return Err(s.into()),
+            }
+        }
+        Ok(Self(generations))
+    }
+}
+
+enum Now {
+    AsDesired,
+    Failed(String),
+    Underway(String),
+}
+
+/// Waits, with a line on standard error for every change.
+pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: Before, limit: Duration) -> Outcome {
+    let began = Instant::now();
+    let mut said: BTreeMap<&str, String> = BTreeMap::new();
+    loop {
+        let mut open = Vec::new();
+        let mut failed = Vec::new();
+        for name in instances {
+            let (state, text) = match look(admin, name, &before, began.elapsed() > SETTLED).await? {
+                Now::AsDesired => ("done", "runs as desired".to_owned()),
+                Now::Failed(why) => {
+                    failed.push(format!("{name}: {why}"));
+                    ("failed", why)
+                }
+                Now::Underway(what) => {
+                    open.push(format!("{name}: {what}"));
+                    ("waiting", what)
+                }
+            };
+            let line = format!("{:>4}s  {state:<7}  {name}  {text}", began.elapsed().as_secs());
+            if said.insert(name, text.clone()) != Some(text) {
+                output::say(&line);
+            }
+        }
+        if open.is_empty() && failed.is_empty() {
+            return Ok(());
+        }
+        if open.is_empty() {
+            return Err(Failure { exit: Exit::NotAsDesired, errors: failed, hints: Vec::new() }.hint(
+                "`redforgectl get instances -o wide` shows the reasons, `redforgectl logs HOST/INSTANCE` the lines",
+            ));
+        }
+        if began.elapsed() >= limit {
+            let mut failure =
+                Failure::new(Exit::Timeout, format!("not all runs as desired after {}s", limit.as_secs()));
+            failure.errors.extend(open.into_iter().chain(failed));
+            return Err(failure.hint("the hosts keep at it; wait longer with --timeout"));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn look(admin: &mut Admin, name: &str, before: &Before, settled: bool) -> Outcome<Now> {
+    let host = admin.get_host(pb::GetHostRequest { name: host_of(name) }).await?.into_inner();
+    let instance = admin.get_instance(pb::GetInstanceRequest { name: name.into() }).await?.into_inner();
+    let link = words::link(host.link);
+    if host.link != i32::from(pb::Link::Online) {
+        return Ok(Now::Underway(format!("the host is {link}; it takes this up when it is back")));
+    }
+    let risen = before.0.get(&host.name).is_none_or(|g| host.generation > *g) || settled;
+    if !risen || host.observed_generation < host.generation {
+        return Ok(Now::Underway("the host takes up the change".into()));
+    }
+    let Some(s) = instance.status else { return Ok(Now::Underway("not reported yet".into())) };
+    let (phase, health, sync) = (words::phase(s.phase), words::health(s.health), words::sync(s.sync));
+    let why = match words::reason(s.reason) {
+        reason if reason.is_empty() => String::new(),
+        reason if s.names.is_empty() => format!(" ({reason})"),
+        reason => format!(" ({reason}: {})", s.names.join(", ")),
+    };
+    Ok(match (health.as_str(), sync.as_str()) {
+        ("Healthy", "UpToDate") => Now::AsDesired,
+        (_, "Failed" | "RolledBack") => Now::Failed(format!("{phase}, {health}, {sync}{why}")),
+        _ => Now::Underway(format!("{phase}, {health}, {sync}{why}")),
+    })
+}
