@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 mod apply;
+pub mod callers;
 mod error;
 mod hosts;
 mod names;

@@ -7,6 +7,11 @@ use redforge_shared::error::Chain;
 use tonic::{Code, Status};
 
 pub mod admin;
+pub mod artifacts;
+pub mod control;
+pub mod enrollment;
+pub mod operator;
+pub mod peer;
 pub mod status;
 pub mod telemetry;
 

@@ -95,18 +95,26 @@ pub struct DatabaseConfig {
     pub max_connections: u32,
 }
 
+impl DatabaseConfig {
+    /// Finds addresses that can never work; connects to nothing.
+    pub fn check(&self) -> Result<(), StoreError> {
+        options(&self.url).and_then(|_| options(&self.direct_url)).map(drop)
+    }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    PgConnectOptions::from_str(url).map(|o| o.application_name("redforge-hub")).map_err(StoreError::Address)
+}
+
 impl Store {
     /// A handle that connects when it is first used; the server need not be up.
     pub fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let parse = |url: &str| {
-            PgConnectOptions::from_str(url).map(|o| o.application_name("redforge-hub")).map_err(StoreError::Address)
-        };
-        let direct = parse(&config.direct_url)?;
+        let direct = options(&config.direct_url)?;
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
             // A caller waits this long for a connection, then hears that the database is away.
             .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(parse(&config.url)?);
+            .connect_lazy_with(options(&config.url)?);
         Ok(Self { pool, direct })
     }
 
@@ -115,6 +123,24 @@ impl Store {
         use sqlx::ConnectOptions as _;
         let mut connection = self.direct.connect().await.act("connecting to the database")?;
         sqlx::migrate!("./migrations").run(&mut connection).await.map_err(StoreError::Migrate)
+    }
+
+    /// Makes the database itself where it is missing. Only for a cluster of our own.
+    pub async fn ensure_database(&self) -> Result<(), StoreError> {
+        use sqlx::ConnectOptions as _;
+        let act = "making the database";
+        let name = self.direct.get_database().unwrap_or("redforge").to_owned();
+        let mut connection = self.direct.clone().database("postgres").connect().await.act(act)?;
+        let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
+            .bind(&name)
+            .fetch_one(&mut connection)
+            .await
+            .act(act)?;
+        if !there {
+            let sql = format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""));
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.act(act)?;
+        }
+        Ok(())
     }
 
     /// Does the database answer?

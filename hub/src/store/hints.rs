@@ -7,7 +7,6 @@ use sqlx::{
     postgres::{PgListener, PgPoolOptions},
 };
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,7 +19,13 @@ const CHANNEL: &str = "redforge";
 /// Fans hints out to whoever looks at a table. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
-    tables: Arc<Mutex<HashMap<String, watch::Sender<u64>>>>,
+    lookers: Arc<Mutex<Vec<Looker>>>,
+}
+
+#[derive(Debug)]
+struct Looker {
+    tables: Vec<&'static str>,
+    tx: watch::Sender<u64>,
 }
 
 impl Hints {
@@ -29,24 +34,28 @@ impl Hints {
         Self::default()
     }
 
-    /// Changes whenever a hint for `table` came, and after every reconnect.
-    pub fn subscribe(&self, table: &str) -> watch::Receiver<u64> {
-        let mut tables = self.tables.lock().expect("the lock is never held across a panic");
-        tables.entry(table.to_owned()).or_insert_with(|| watch::channel(0).0).subscribe()
+    /// Changes whenever a hint for one of `tables` came, and after every reconnect.
+    pub fn subscribe(&self, tables: &[&'static str]) -> watch::Receiver<u64> {
+        let (tx, rx) = watch::channel(0);
+        let mut lookers = self.lookers.lock().expect("the lock is never held across a panic");
+        lookers.retain(|l| !l.tx.is_closed());
+        lookers.push(Looker { tables: tables.to_vec(), tx });
+        rx
     }
 
     /// Wakes the lookers at `table` of this process; other hubs hear it through the database only.
     pub fn wake(&self, table: &str) {
-        let tables = self.tables.lock().expect("the lock is never held across a panic");
-        if let Some(tx) = tables.get(table) {
-            tx.send_modify(|n| *n += 1);
-        }
+        self.wake_where(|l| l.tables.contains(&table));
     }
 
     fn wake_all(&self) {
-        let tables = self.tables.lock().expect("the lock is never held across a panic");
-        for tx in tables.values() {
-            tx.send_modify(|n| *n += 1);
+        self.wake_where(|_| true);
+    }
+
+    fn wake_where(&self, which: impl Fn(&Looker) -> bool) {
+        let lookers = self.lookers.lock().expect("the lock is never held across a panic");
+        for looker in lookers.iter().filter(|l| which(l)) {
+            looker.tx.send_modify(|n| *n += 1);
         }
     }
 

@@ -22,7 +22,8 @@ impl Store {
         expires_at: Option<OffsetDateTime>,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO operator_token (id, hash, name, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO operator_token (id, hash, name, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (hash) DO NOTHING",
         )
         .bind(new_id())
         .bind(&hash.0[..])

