@@ -4,7 +4,10 @@
 //! One HTTP/2 connection carries everything; when any of its parts breaks, all of it is dialled anew. Nothing here
 //! decides what runs on the host, and nothing waits for it: the rest of the agent works the same without a hub.
 use crate::{
-    db::ledger::{Ledger, LedgerError},
+    db::{
+        ledger::{Ledger, LedgerError},
+        outbox::Outbox,
+    },
     identity::{BUILD_FLOOR, Enrolled, IdentityDir, IdentityError},
 };
 use backoff::Backoff;
@@ -15,6 +18,7 @@ use redforge_shared::{
     ids::RunId,
     record::RecordClass,
     report::{Health, HostFacts, HostStatus, Reason, Sync},
+    wire::pb,
 };
 use serde::{Deserialize, Serialize};
 use session::{Session, SessionError};
@@ -89,6 +93,7 @@ pub struct Deps {
     /// Hubs to dial, in order.
     pub hub_urls: Vec<HubUrl>,
     pub ledger: Ledger,
+    pub outbox: Outbox,
     pub status: watch::Receiver<HostStatus>,
     pub facts: watch::Receiver<HostFacts>,
     pub outbox_numbers: watch::Receiver<Vec<OutboxNumbers>>,
@@ -114,8 +119,6 @@ pub enum LinkError {
     Session(#[from] SessionError),
     #[error("the ledger cannot be used")]
     Ledger(#[from] LedgerError),
-    #[error("records cannot be sent: {0}")]
-    Upload(String),
 }
 
 /// How a connection ended in good order.
@@ -217,11 +220,13 @@ impl Link {
         let welcome = session.welcome().clone();
         let deps = self.deps.clone();
         let artifacts = artifacts::run(channel.clone(), &deps.ledger, &deps.blobs);
+        let sending = send_records(channel.clone(), &deps, welcome.hub_rpo_s, stop);
         let renewal = renew::run(channel, &deps.identity, enrolled, welcome);
         let reporting = session.run(self);
         tokio::select! {
             ended = Box::pin(reporting) => Ok(ended.map(|()| Ended::Goodbye)?),
             ended = Box::pin(artifacts) => match ended? {},
+            () = Box::pin(sending) => Ok(Ended::Stopped),
             ended = Box::pin(renewal) => Ok(ended.map(|()| Ended::Renewed)?),
             () = stop.cancelled() => Ok(Ended::Stopped),
         }
@@ -258,6 +263,30 @@ impl Link {
         let seconds = stored.and_then(|b| b.try_into().ok()).map(i64::from_be_bytes);
         let stored = seconds.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
         Ok(stored.map_or(BUILD_FLOOR, |s| s.max(BUILD_FLOOR)))
+    }
+}
+
+/// Sends records while the connection lasts. A hub that cannot take records now may still send desired state: the upload
+/// alone is opened again.
+async fn send_records(channel: tonic::transport::Channel, deps: &Deps, hub_rpo_s: u32, stop: &CancellationToken) {
+    if hub_rpo_s > 0
+        && let Err(e) = deps.outbox.set_hub_rpo(Duration::from_secs(hub_rpo_s.into())).await
+    {
+        tracing::warn!(error = %Chain(&e), "the hub's recovery window was not noted");
+    }
+    let mut backoff = Backoff::default();
+    loop {
+        let begun = Instant::now();
+        let client = pb::telemetry_client::TelemetryClient::new(channel.clone());
+        match upload::run(client, deps.outbox.clone(), deps.run_id, stop.clone()).await {
+            Ok(()) => return,
+            Err(e) => tracing::warn!(error = %Chain(&e), "records are not being sent"),
+        }
+        if begun.elapsed() >= SETTLED {
+            backoff = Backoff::default();
+        }
+        // The connection is young as long as it lasts: the ceiling of a second holds.
+        tokio::time::sleep(backoff.next(Duration::ZERO, fraction())).await;
     }
 }
 

@@ -135,7 +135,7 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Run(at) => at.load().map(|config| run_agent(config)),
+        Command::Run(at) => at.load().map(run_agent),
         Command::Enroll(args) => enroll_host(args),
         Command::Status { at, output } => at.load().map(|config| show_status(&config, output)),
         Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {

@@ -113,6 +113,7 @@ async fn start(
         identity,
         hub_urls: hub_urls(config, &enrolled)?,
         ledger: ledger.clone(),
+        outbox: records.clone(),
         status: status.clone(),
         facts: facts.clone(),
         outbox_numbers: outbox.clone(),

@@ -48,11 +48,14 @@ async fn agent(hub: &FakeHub) -> Agent {
     let state = tempfile::tempdir().expect("a folder");
     enroll::enroll(&request(hub, state.path(), "good")).await.expect("enrolled");
     let ledger = Ledger::open(&state.path().join("ledger.db")).await.expect("a ledger");
+    let outbox = Outbox::open(&state.path().join("outbox.db"), Default::default(), Arc::new(SystemClock)).await;
+    let outbox = outbox.expect("an outbox");
     let (status, status_seen) = watch::channel(idle());
     let deps = Deps {
         identity: IdentityDir::open(state.path()).expect("an identity"),
         hub_urls: vec![hub.url.parse().expect("a URL")],
         ledger: ledger.clone(),
+        outbox,
         status: status_seen,
         facts: watch::channel(HostFacts::default()).1,
         outbox_numbers: watch::channel(Vec::new()).1,
