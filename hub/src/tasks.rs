@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod liveness;
 pub mod partitions;
+pub mod publish_desired;
+pub mod wake_sessions;
 
 /// Runs `pass` until the stop: at once, on every hint, and at the latest after `tick`.
 pub async fn run_passes(
