@@ -1,0 +1,77 @@
+# Sourced. The demo's processes: hub, agents, and the Ollama that embeds search texts for the hub.
+hub_up() {
+  pid_of hub >/dev/null && return
+  mkdir -p "$STATE/hub" "$RUN/hub"
+  local standin=false
+  uses_standin && standin=true
+  {
+    echo "port_base = $BASE"
+    echo "[state]"; echo "dir = \"$STATE/hub\""; echo "run_dir = \"$RUN/hub\""
+    echo "[search]"; echo "embed_url = \"http://127.0.0.1:$SEARCH_PORT\""; echo "standin = $standin"
+    [ -z "${POSTGRES:-}" ] || { echo "[postgres]"; echo "bin = \"$POSTGRES\""; }
+  } >"$STATE/hub.toml.new"
+  mv "$STATE/hub.toml.new" "$STATE/hub.toml"
+  : >"$STATE/hub.out"
+  launch hub "$STATE/hub.out" "$BIN/redforge-hub" dev --config "$STATE/hub.toml"
+  until_true 90 "the hub" hub_ready || { tail -n 15 "$STATE/hub.out" >&2; fail "the hub did not get ready (log: $STATE/hub.out)"; }
+}
+hub_ready() {
+  grep -q '^ready agents=' "$STATE/hub.out" && [ -s "$STATE/hub/operator.token" ] && return
+  pid_of hub >/dev/null || { tail -n 15 "$STATE/hub.out" >&2; fail "the hub ended (log: $STATE/hub.out)"; }
+  return 1
+}
+
+agent_up() { # HOST NUMBER
+  local dir=$STATE/hosts/$1 run=$RUN/$1
+  mkdir -p "$dir/state" "$run"
+  {
+    echo "[state]"; echo "dir = \"$dir/state\""; echo "run_dir = \"$run\""
+    echo "[runtime]"; echo "docker_socket = \"$SOCKET\""
+    echo "[page]"; echo "listen = \"127.0.0.1:$((BASE + 10 * $2))\""
+  } >"$dir/edge.toml"
+  if [ ! -s "$dir/enrolled" ]; then
+    local token
+    token=$(ctl token create --site demo --host-name "$1" -o json)
+    "$BIN/redforge-edge" enroll --hub "https://127.0.0.1:$BASE" --token "$(jq -r .token <<<"$token")" \
+      --ca-pin "$(jq -r .caPin <<<"$token")" --name "$1" --config "$dir/edge.toml" >"$dir/enroll.log" 2>&1 ||
+      { tail -5 "$dir/enroll.log" >&2; fail "$1 could not enroll"; }
+    date >"$dir/enrolled"
+  fi
+  pid_of "$1" >/dev/null && [ -s "$dir/id" ] && return
+  halt "$1"
+  : >"$dir/agent.out"
+  launch "$1" "$dir/agent.out" "$BIN/redforge-edge" run --config "$dir/edge.toml"
+  until_true 60 "agent $1" agent_ready "$1" || { tail -n 15 "$dir/agent.out" >&2; fail "agent $1 did not get ready (log: $dir/agent.out)"; }
+}
+agent_ready() {
+  local id
+  id=$(sed -n 's/^ready host=\([^ ]*\).*/\1/p' "$STATE/hosts/$1/agent.out" | tail -1)
+  [ -n "$id" ] && { echo "$id" >"$STATE/hosts/$1/id"; return; }
+  pid_of "$1" >/dev/null || { tail -n 15 "$STATE/hosts/$1/agent.out" >&2; fail "agent $1 ended"; }
+  return 1
+}
+
+# The hub's own Ollama for search texts: same image, same model, on loopback only.
+search_up() {
+  local model image=${IMAGE[ollama]:-} sum
+  [ -n "$image" ] || { say "the manifests have no ollama instance: search by words will not work"; return; }
+  model=$(awk '/^      - name:/ {print $3; exit}' "$MANIFESTS/ollama.yaml")
+  if [ -z "$(docker ps -q --filter "name=^$SEARCH_NAME\$")" ]; then
+    docker rm -f "$SEARCH_NAME" >/dev/null 2>&1 || true
+    docker run -d --name "$SEARCH_NAME" --label "redforge.demo=$DEMO" --restart unless-stopped --cap-drop ALL \
+      --security-opt no-new-privileges --memory 2g -p "127.0.0.1:$SEARCH_PORT:11434" \
+      -v "$SEARCH_NAME:/root/.ollama" "$image" >/dev/null
+    docker volume inspect "$SEARCH_NAME" >/dev/null
+  fi
+  until_true 60 "the search's Ollama" curl -sf -o /dev/null "http://127.0.0.1:$SEARCH_PORT/api/version" || fail "$SEARCH_NAME does not answer"
+  sum=$(curl -sfN "http://127.0.0.1:$SEARCH_PORT/api/pull" -d "{\"model\": \"$model\"}" | tail -1)
+  [[ $sum == *success* ]] || fail "the search's Ollama could not get the model $model: $sum"
+}
+
+flows_address() { # HOST   where the host's Node-RED answers
+  local id
+  id=$(docker ps -q --filter "label=redforge.host=$(host_id "$1")" --filter label=redforge.instance=flows | head -1)
+  [ -n "$id" ] || return 1
+  docker inspect -f '{{range $name, $net := .NetworkSettings.Networks}}{{$name}} {{$net.IPAddress}}{{"\n"}}{{end}}' "$id" |
+    awk '$1 !~ /-out$/ && $2 != "" {print "http://" $2 ":1880"; exit}'
+}
