@@ -129,6 +129,10 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
     let instance = || wanted.name.clone();
     let live_is_right = shape.live_hash.is_none() || shape.live_hash.as_ref() == actual.live.get(&wanted.name);
     if !live_is_right && let Some(volume) = &shape.live {
+        if !actual.volumes.contains_key(volume) {
+            let (volume, purpose) = (volume.clone(), Purpose::Live);
+            steps.push(Step::EnsureVolume { instance: instance(), volume, purpose });
+        }
         steps.push(Step::PutLive { instance: instance(), volume: volume.clone() });
     }
     if !c.life.may_run() {

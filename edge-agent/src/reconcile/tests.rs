@@ -1,1 +1,246 @@
 //! Whole passes over an engine in memory and a real ledger.
+use super::*;
+use crate::runtime::fake::FakeRuntime;
+use proptest::prelude::*;
+use redforge_shared::{
+    clock::ManualClock,
+    desired::{Container, InstanceSpec, Mosquitto, NodeRed, Resources, SCHEMA, Volume},
+    policy::Policy,
+};
+
+const IMAGES: [(&str, &[&str]); 3] = [("box", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
+
+fn name(s: &str) -> Name {
+    s.parse().expect("a name")
+}
+
+fn host(n: u8) -> HostId {
+    HostId(uuid::Uuid::from_bytes([n; 16]))
+}
+
+fn spec(instance: &str, image: &str, workload: Workload) -> InstanceSpec {
+    InstanceSpec {
+        name: name(instance),
+        image: image.into(),
+        workload,
+        env: BTreeMap::new(),
+        resources: Resources::default(),
+        volumes: vec![],
+        ports: vec![],
+        egress: false,
+        restart_nonce: String::new(),
+        suspend: false,
+        collect_logs: false,
+    }
+}
+
+fn plain(instance: &str) -> InstanceSpec {
+    spec(instance, "box", Workload::Container(Container::default()))
+}
+
+/// An agent on a shared engine.
+struct Agent {
+    reconciler: Reconciler,
+    ledger: Ledger,
+    id: HostId,
+    generation: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Agent {
+    async fn on(engine: &Arc<FakeRuntime>, id: HostId) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("a ledger");
+        let deps = |ledger: &Ledger| Deps {
+            ledger: ledger.clone(),
+            runtime: engine.clone(),
+            blobs: dir.path().join("blobs"),
+            clock: Arc::new(ManualClock::new(time::OffsetDateTime::UNIX_EPOCH)),
+            host: id,
+            pool: "10.231.64.0/18".parse().expect("a pool"),
+            subnet: None,
+        };
+        Self { reconciler: Reconciler::new(deps(&ledger)), ledger, id, generation: 0, _dir: dir }
+    }
+
+    async fn want(&mut self, mut instances: Vec<InstanceSpec>) {
+        instances.sort_by(|a, b| a.name.cmp(&b.name));
+        instances.dedup_by(|a, b| a.name == b.name);
+        let state = DesiredState {
+            schema: SCHEMA,
+            host: self.id,
+            host_name: name("h"),
+            site: name("s"),
+            policy: Policy::Open,
+            instances,
+        };
+        let document = state.canonical().expect("a document");
+        self.generation += 1;
+        self.ledger.accept(self.generation, document.bytes.into(), document.sha256).await.expect("valid");
+    }
+
+    async fn passes(&mut self, n: usize) {
+        for _ in 0..n {
+            self.reconciler.pass().await;
+        }
+    }
+
+    fn status(&self, instance: &str) -> InstanceStatus {
+        let status = self.reconciler.status.borrow();
+        status.instances.iter().find(|i| i.name.as_str() == instance).cloned().expect("it is reported")
+    }
+}
+
+fn engine() -> Arc<FakeRuntime> {
+    Arc::new(FakeRuntime::with_images(IMAGES))
+}
+
+#[tokio::test]
+async fn nothing_accepted_means_nothing_touched() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.passes(3).await;
+    assert_eq!(engine.take_journal(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pass_over_the_reached_state_changes_nothing() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let broker = spec("broker", "broker", Workload::Mosquitto(Mosquitto::default()));
+    agent.want(vec![plain("a"), broker, spec("flows", "flows", Workload::NodeRed(NodeRed::default()))]).await;
+    agent.passes(5).await;
+    assert_eq!(engine.containers().len(), 3);
+    engine.take_journal();
+    agent.passes(3).await;
+    assert_eq!(engine.take_journal(), Vec::<String>::new());
+    let status = agent.status("a");
+    assert_eq!((status.phase, status.health, status.sync), (Phase::Running, Health::Healthy, Sync::UpToDate));
+}
+
+#[tokio::test]
+async fn every_volume_of_an_image_gets_a_name_and_no_capability_is_kept_that_is_not_needed() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let broker = spec("broker", "broker", Workload::Mosquitto(Mosquitto::default()));
+    agent.want(vec![broker, spec("flows", "flows", Workload::NodeRed(NodeRed::default()))]).await;
+    agent.passes(3).await;
+    for (name, (_, _, spec)) in engine.containers() {
+        assert_eq!(spec.capabilities, Vec::<String>::new(), "{name}");
+        let data = spec.mounts.iter().filter(|m| !m.read_only).map(|m| m.path.as_str()).collect::<Vec<_>>();
+        assert_eq!(data, [if name.contains("broker") { "/mosquitto/data" } else { "/data" }], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_subnet_leads_to_the_next_and_is_kept() {
+    let engine = engine();
+    engine.take_subnet("10.231.64.0/24");
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![plain("a")]).await;
+    agent.passes(3).await;
+    let kept = agent.ledger.kv_get(execute::SUBNET_KEY).await.expect("the ledger answers");
+    assert_eq!(kept.as_deref(), Some(&b"10.231.65.0/24"[..]));
+}
+
+#[tokio::test]
+async fn a_missing_broker_is_named_and_the_others_go_on() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let flows = NodeRed { broker: Some(name("gone")), ..NodeRed::default() };
+    agent.want(vec![plain("a"), spec("flows", "flows", Workload::NodeRed(flows))]).await;
+    agent.passes(3).await;
+    let status = agent.status("flows");
+    assert_eq!((status.reason, status.names), (Some(Reason::WaitingForInstance), vec!["gone".to_owned()]));
+    assert_eq!(agent.status("a").health, Health::Healthy);
+}
+
+#[tokio::test]
+async fn rendering_twice_gives_the_same_bytes_after_a_restart_of_the_agent_too() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let broker = || spec("broker", "broker", Workload::Mosquitto(Mosquitto::default()));
+    let flows = || spec("flows", "flows", Workload::NodeRed(NodeRed::default()));
+    agent.want(vec![broker(), flows()]).await;
+    agent.passes(4).await;
+    engine.take_journal();
+    // Another process on the same ledger and engine.
+    let deps = Deps {
+        ledger: agent.ledger.clone(),
+        runtime: engine.clone(),
+        blobs: PathBuf::new(),
+        clock: agent.reconciler.deps.clock.clone(),
+        host: agent.id,
+        pool: agent.reconciler.deps.pool,
+        subnet: None,
+    };
+    agent.reconciler = Reconciler::new(deps);
+    agent.passes(3).await;
+    assert_eq!(engine.take_journal(), Vec::<String>::new());
+}
+
+prop_compose! {
+    fn any_instance()(who in 0..4_usize, kind in 0..3_u8, flags in any::<[bool; 4]>()) -> InstanceSpec {
+        let who = ["a", "b", "c", "d"][who];
+        let mut spec = match kind {
+            0 => plain(who),
+            1 => spec(who, "broker", Workload::Mosquitto(Mosquitto::default())),
+            _ => spec(who, "flows", Workload::NodeRed(NodeRed::default())),
+        };
+        let [egress, suspend, volume, nonce] = flags;
+        spec.egress = egress;
+        spec.suspend = suspend;
+        spec.restart_nonce = if nonce { "1".into() } else { String::new() };
+        spec.volumes = volume.then(|| Volume { name: name("keep"), path: "/keep".into() }).into_iter().collect();
+        spec
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever is wanted in turn, with an engine that fails now and then: in the end exactly that runs, data volumes are
+    /// kept, and another host's containers are as they were.
+    #[test]
+    fn the_desired_state_is_reached_through_failures_and_others_are_untouched(
+        turns in proptest::collection::vec(proptest::collection::vec(any_instance(), 0..4), 1..4),
+        fail_every in 3..9_u64,
+    ) {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        rt.block_on(async {
+            let engine = engine();
+            let mut neighbour = Agent::on(&engine, host(2)).await;
+            neighbour.want(vec![plain("a")]).await;
+            neighbour.passes(3).await;
+            let theirs = |engine: &FakeRuntime| engine.containers().into_iter().filter(|(_, c)| c.0 == host(2)).collect::<Vec<_>>();
+            let before = theirs(&engine);
+            let mut agent = Agent::on(&engine, host(1)).await;
+            let mut data = Vec::new();
+            for turn in turns {
+                agent.want(turn).await;
+                engine.fail_every(Some(fail_every));
+                agent.passes(4).await;
+                engine.fail_every(None);
+                agent.passes(4).await;
+                let mine: BTreeMap<_, _> = engine.containers().into_iter().filter(|(_, c)| c.0 == host(1)).collect();
+                let wanted = agent.ledger.desired().expect("accepted").state.instances.clone();
+                for w in &wanted {
+                    let found = mine.get(&agent.reconciler.names.container(&w.name, 0)).map(|c| c.1);
+                    match found {
+                        Some(state) => assert_eq!(state == ContainerState::Running, !w.suspend, "{}", w.name),
+                        None => assert!(w.suspend, "{} is missing", w.name),
+                    }
+                }
+                assert!(mine.len() <= wanted.len(), "containers that nobody wants: {:?}", mine.keys());
+                let volumes = engine.volumes();
+                assert!(data.iter().all(|d| volumes.contains_key(d)), "a data volume is gone");
+                let is_data = |(n, p): (String, crate::runtime::VolumePurpose)| (p == crate::runtime::VolumePurpose::Data).then_some(n);
+                data = volumes.into_iter().filter_map(is_data).collect();
+            }
+            engine.take_journal();
+            agent.passes(2).await;
+            assert_eq!(engine.take_journal(), Vec::<String>::new(), "the reached state is planned again");
+            assert_eq!(theirs(&engine), before);
+        });
+    }
+}

@@ -151,6 +151,8 @@ fn live_files_are_rewritten_and_reread_without_a_new_container() {
     let desired = desired([broker]);
     let mut actual = running([found("broker", "b1", Life::Running)]);
     let applied = |what: &str| format!("T1 {}", digest(what).hex());
+    let live = VolumeFound { instance: name("broker"), purpose: Purpose::Live };
+    actual.volumes.insert("rf-broker-live".into(), live);
     actual.live = [(name("broker"), digest("users 1"))].into();
     let mut memory = Memory { applied: [(name("broker"), applied("users 1"))].into(), ..Memory::default() };
     insta::assert_snapshot!(text(&desired, &memory, &actual));
