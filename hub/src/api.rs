@@ -107,3 +107,6 @@ impl Caller {
         Err(ApiError::Denied { caller: self.name.clone(), has: self.role, needed })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,4 +126,4 @@ impl Embed {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

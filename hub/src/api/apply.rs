@@ -167,7 +167,10 @@ fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation> {
                 say(name, "spec.ports", format!("port {} is already published by instance {earlier}", port.host));
             }
         }
-        let Some(section) = &spec.node_red else { continue };
+        if spec.kind != Kind::NodeRed {
+            continue;
+        }
+        let section = spec.node_red.clone().unwrap_or_default();
         for (path, wanted, kind) in [
             ("spec.nodeRed.broker", &section.broker, Kind::Mosquitto),
             ("spec.nodeRed.ollama", &section.ollama, Kind::Ollama),

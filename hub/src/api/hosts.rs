@@ -96,7 +96,7 @@ impl Api {
             report_age_s,
             generation: row.generation.unwrap_or_default() as u64,
             observed_generation: row.observed_generation.unwrap_or_default() as u64,
-            facts: Some((&row.facts.0).into()),
+            facts: row.facts.map(|f| (&f.0).into()),
             outbox: row
                 .outbox
                 .into_iter()

@@ -54,7 +54,7 @@ impl<T: Ord> Best<T> {
         if score.is_nan() || full && self.kept.last().is_none_or(|(worst, _)| score < *worst) {
             return;
         }
-        let at = self.kept.partition_point(|(s, i)| *s > score || (*s == score && *i < item));
+        let at = self.kept.partition_point(|(s, i)| score.total_cmp(s).then_with(|| i.cmp(&item)).is_lt());
         self.kept.insert(at, (score, item));
         self.kept.truncate(self.limit);
     }

@@ -12,7 +12,8 @@ pub struct HostRow {
     pub id: Uuid,
     pub name: String,
     pub site: String,
-    pub facts: Json<HostFacts>,
+    /// None until the agent has told any.
+    pub facts: Option<Json<HostFacts>>,
     pub enrolled_at: OffsetDateTime,
     pub certificate_not_after: OffsetDateTime,
     pub last_seen_at: Option<OffsetDateTime>,
@@ -34,7 +35,7 @@ pub struct HostRow {
 macro_rules! host_query {
     ($tail:literal) => {
         concat!(
-            "SELECT h.id, h.name, s.name AS site, coalesce(nullif(r.facts, '{}'::jsonb), h.facts) AS facts, ",
+            "SELECT h.id, h.name, s.name AS site, nullif(coalesce(nullif(r.facts, '{}'), h.facts), '{}') AS facts, ",
             "h.enrolled_at, h.certificate_not_after, greatest(l.at, r.received_at) AS last_seen_at, ",
             "nullif(d.generation, 0) AS generation, ",
             "CASE WHEN d.generation > 0 THEN d.spec_sha256 END AS spec_sha256, ",

@@ -54,6 +54,37 @@ impl TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// A host that was enrolled into `site`, which is made if need be.
+    pub async fn host(&self, site: &str, name: &str) -> redforge_shared::ids::HostId {
+        let key = redforge_shared::ids::Digest::of(name.as_bytes());
+        sqlx::query(
+            "INSERT INTO site (id, name, created_at) VALUES (gen_random_uuid(), $1, now()) ON CONFLICT DO NOTHING",
+        )
+        .bind(site)
+        .execute(&self.store.pool)
+        .await
+        .expect("a site");
+        let id = sqlx::query_scalar(
+            "INSERT INTO host (id, name, site_id, identity_key, sealing_key, enrolled_at, serial_current, \
+             certificate_not_after) SELECT gen_random_uuid(), $2, id, $3, $3, now(), '\\x01', now() FROM site \
+             WHERE name = $1 RETURNING id",
+        )
+        .bind(site)
+        .bind(name)
+        .bind(&key.0[..])
+        .fetch_one(&self.store.pool)
+        .await
+        .expect("a host");
+        redforge_shared::ids::HostId(id)
+    }
+
+    /// Changes the database from outside, as no part of the hub does.
+    pub async fn tamper(&self, sql: &'static str) {
+        sqlx::query(sql).execute(&self.store.pool).await.expect("the statement runs");
+    }
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.server);
