@@ -25,13 +25,13 @@ engine_down() {
   local link table chain policy
   for link in $nets; do ip link del "$link" 2>/dev/null || true; done
   for table in nat filter raw mangle; do
-    iptables -w -t "$table" -S 2>/dev/null | grep -E '^-A .*(DOCKER|docker0|br-[0-9a-f]{12})' | sed 's/^-A /-D /' |
+    { iptables -w -t "$table" -S 2>/dev/null || true; } | sed -nE '/^-A .*(DOCKER|docker0|br-[0-9a-f]{12})/s/^-A /-D /p' |
       while read -r rule; do eval "iptables -w -t $table $rule" 2>/dev/null || true; done
-    for chain in $(iptables -w -t "$table" -S 2>/dev/null | awk '/^-N DOCKER/{print $2}'); do
+    for chain in $({ iptables -w -t "$table" -S 2>/dev/null || true; } | awk '/^-N DOCKER/{print $2}'); do
       grep -q "^:$chain " "$STATE/iptables.before" 2>/dev/null && continue
       iptables -w -t "$table" -F "$chain" 2>/dev/null || true
     done
-    for chain in $(iptables -w -t "$table" -S 2>/dev/null | awk '/^-N DOCKER/{print $2}'); do iptables -w -t "$table" -X "$chain" 2>/dev/null || true; done
+    for chain in $({ iptables -w -t "$table" -S 2>/dev/null || true; } | awk '/^-N DOCKER/{print $2}'); do iptables -w -t "$table" -X "$chain" 2>/dev/null || true; done
   done
   policy=$(sed -n '/^\*filter/,/^COMMIT/s/^:FORWARD \([A-Z]*\).*/\1/p' "$STATE/iptables.before" 2>/dev/null || true)
   iptables -w -P FORWARD "${policy:-ACCEPT}" 2>/dev/null || true
