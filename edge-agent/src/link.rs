@@ -35,7 +35,7 @@ pub mod artifacts;
 pub mod backoff;
 pub mod dial;
 #[cfg(test)]
-mod fake_hub;
+pub(crate) mod fake_hub;
 pub mod offer;
 pub mod renew;
 pub mod session;

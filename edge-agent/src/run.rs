@@ -30,6 +30,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod lock;
+#[cfg(test)]
+mod tests;
 
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
