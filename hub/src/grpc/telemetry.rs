@@ -1,2 +1,142 @@
-//! The agents' door for records.
+//! The agents' door for records: hello, then batches, each answered only after its commit.
+//!
+//! A batch that is being committed is never abandoned because its sender went away: a connection to the database that is
+//! dropped in the middle of a COPY would be lost. Step of the flow up: `link/upload` -> here -> `store/records`.
+use super::peer::Peers;
+use crate::{door::Connection, store::Store};
+use futures_util::{Stream, StreamExt as _};
+use ingest::{Answer, Ingest};
+use redforge_shared::{
+    clock::SharedClock,
+    daemon::Tasks,
+    ids::HostId,
+    record::MAX_UNACKED_BATCHES,
+    wire::pb::{self, telemetry_server, upload_request, upload_response},
+};
+use std::pin::Pin;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
 pub mod ingest;
+
+/// Largest message of the stream: a full batch, its frame, and a hello with many ranges.
+const MAX_MESSAGE_BYTES: usize = 2 << 20;
+
+/// The gRPC service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    ingest: Ingest,
+    peers: Peers,
+    tasks: Tasks,
+}
+
+impl Service {
+    /// The service as a tonic server, with its limits set.
+    pub fn server(
+        store: Store,
+        peers: Peers,
+        clock: SharedClock,
+        tasks: Tasks,
+    ) -> telemetry_server::TelemetryServer<Self> {
+        telemetry_server::TelemetryServer::new(Self { ingest: Ingest::new(store, clock), peers, tasks })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(16 << 20)
+    }
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<pb::UploadResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl telemetry_server::Telemetry for Service {
+    type UploadStream = Responses;
+
+    async fn upload(&self, request: Request<Streaming<pb::UploadRequest>>) -> Result<Response<Responses>, Status> {
+        let (metadata, extensions, inbound) = request.into_parts();
+        // The check must not hold the stream: it waits for the database.
+        let head = Request::from_parts(metadata, extensions, ());
+        let host = self.peers.check(&head).await?.id;
+        // Before the connection ends in good order, what was read is committed and answered.
+        let ending = head.extensions().get::<Connection>().map_or_else(CancellationToken::new, |c| c.ending.clone());
+        let (answers, out) = mpsc::channel(MAX_UNACKED_BATCHES * 2);
+        let (ingest, stop) = (self.ingest.clone(), self.tasks.stop_token());
+        self.tasks.spawn_job(async move {
+            // What was read is committed even when the sender is gone; only reading ends with the stop.
+            let (queue, queued) = mpsc::channel(MAX_UNACKED_BATCHES);
+            let read = async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = ending.cancelled() => {}
+                    () = read(inbound, queue) => {}
+                }
+            };
+            tokio::join!(read, answer(ingest, host, queued, answers));
+        });
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(out).boxed()))
+    }
+}
+
+type Inbound = Result<upload_request::Message, Status>;
+
+/// Reads at most [`MAX_UNACKED_BATCHES`] ahead: beyond that the sender feels HTTP/2's flow control.
+async fn read(mut inbound: Streaming<pb::UploadRequest>, queue: mpsc::Sender<Inbound>) {
+    loop {
+        let message = match inbound.message().await {
+            Ok(Some(m)) => m.message.ok_or_else(|| Status::invalid_argument("the upload message is empty")),
+            Ok(None) => return,
+            Err(e) => {
+                tracing::debug!(error = %e, "upload stream broke");
+                return;
+            }
+        };
+        let last = message.is_err();
+        if queue.send(message).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+async fn answer(
+    ingest: Ingest,
+    host: HostId,
+    mut queued: mpsc::Receiver<Inbound>,
+    answers: mpsc::Sender<Result<pb::UploadResponse, Status>>,
+) {
+    let mut greeted = false;
+    while let Some(message) = queued.recv().await {
+        let outcome = match message {
+            Ok(message) => handle(&ingest, host, message, &mut greeted).await,
+            Err(status) => Err(status),
+        };
+        let ended = outcome.is_err();
+        let Some(response) = outcome.transpose() else { continue };
+        let response = response.map(|message| pb::UploadResponse { message: Some(message) });
+        if answers.send(response).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+async fn handle(
+    ingest: &Ingest,
+    host: HostId,
+    message: upload_request::Message,
+    greeted: &mut bool,
+) -> Result<Option<Answer>, Status> {
+    match message {
+        upload_request::Message::Hello(_) if *greeted => Err(Status::failed_precondition("a second hello")),
+        upload_request::Message::Hello(hello) => {
+            let committed = ingest.announce(host, hello.streams).await?;
+            *greeted = true;
+            Ok(Some(upload_response::Message::Welcome(pb::UploadWelcome { committed })))
+        }
+        _ if !*greeted => Err(Status::failed_precondition("the hello must come first")),
+        upload_request::Message::Batch(batch) => ingest.batch(host, batch).await.map(Some),
+        upload_request::Message::Lost(lost) => {
+            let stream =
+                pb::OpenStream { stream: lost.stream, max_seq: lost.max_seq, lost: lost.ranges, opened_at: None };
+            ingest.announce(host, vec![stream]).await?;
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Resources as the page's rows: chips of icon, word and colour. What is old is never shown as good.
+use redforge_shared::{
+    record::RecordClass,
+    report::{Health, Link, Phase, Reason, Sync},
+    wire::{from_timestamp, pb},
+};
+use std::collections::BTreeMap;
+use time::{OffsetDateTime, macros::format_description};
+
+/// A status as icon, word and colour.
+#[derive(Debug)]
+pub struct Chip {
+    pub tone: &'static str,
+    pub icon: &'static str,
+    pub word: String,
+    /// What was known before, when it is not known now.
+    pub was: String,
+}
+
+/// The icon of a tone: colour is never alone.
+pub fn tile_tone(tone: &str) -> &'static str {
+    match tone {
+        "good" => "●",
+        "warn" => "▲",
+        "bad" => "✖",
+        _ => "",
+    }
+}
+
+impl Chip {
+    fn new(word: &str) -> Self {
+        let (tone, icon) = match word {
+            "Online" | "Healthy" | "UpToDate" | "Running" => ("good", "●"),
+            "Stale" | "Degraded" | "Drifted" | "OutOfDate" | "Paused" => ("warn", "▲"),
+            "Updating" | "Pending" | "Pulling" | "Starting" | "Stopping" => ("busy", "◐"),
+            "Offline" | "Error" | "Failed" | "RolledBack" | "Crashed" => ("bad", "✖"),
+            _ => ("unknown", "◌"),
+        };
+        Self { tone, icon, word: word.into(), was: String::new() }
+    }
+
+    /// The word of a host that is online; for any other it is only what was last known.
+    fn known(word: &str, link: Link) -> Self {
+        if link == Link::Online || word.is_empty() {
+            return Self::new(if word.is_empty() { "Unknown" } else { word });
+        }
+        let was = if word == "Unknown" { String::new() } else { format!("was {word}") };
+        Self { was, ..Self::new("Unknown") }
+    }
+}
+
+/// A host.
+#[derive(Debug)]
+pub struct HostRow {
+    pub name: String,
+    pub site: String,
+    pub link: Chip,
+    pub health: Chip,
+    pub sync: Chip,
+    pub seen: String,
+    pub reported: String,
+    pub running: String,
+    pub waiting: u64,
+    pub generation: String,
+    pub reason: String,
+}
+
+fn last(resource: &str) -> String {
+    resource.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+fn reason(reason: i32, names: &[String]) -> String {
+    let word = Reason::from_wire(reason).map(Reason::as_str).unwrap_or_default();
+    if names.is_empty() { word.into() } else { format!("{word}: {}", names.join(", ")) }
+}
+
+fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {
+    from_timestamp("at", t).ok()
+}
+
+/// Seconds as people say them.
+pub fn ago(seconds: i64) -> String {
+    match seconds {
+        ..0 => "never".into(),
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+fn age(t: Option<&prost_types::Timestamp>, now: OffsetDateTime) -> String {
+    at(t).map_or_else(|| "never".into(), |t| ago((now - t).whole_seconds().max(0)))
+}
+
+/// Time of day, UTC.
+pub fn clock_time(t: OffsetDateTime) -> String {
+    t.format(format_description!("[hour]:[minute]:[second] UTC")).unwrap_or_default()
+}
+
+impl HostRow {
+    pub fn new(h: &pb::Host, now: OffsetDateTime) -> Self {
+        let link = Link::from_wire(h.link).unwrap_or(Link::NeverSeen);
+        Self {
+            name: last(&h.name),
+            site: last(&h.site),
+            link: Chip::new(link.as_str()),
+            health: Chip::known(Health::from_wire(h.health).map(Health::as_str).unwrap_or_default(), link),
+            sync: Chip::known(Sync::from_wire(h.sync).map(Sync::as_str).unwrap_or_default(), link),
+            seen: age(h.last_seen_at.as_ref(), now),
+            reported: ago(h.report_age_s),
+            running: format!("{} of {}", h.instances_running, h.instance_count),
+            waiting: h.outbox.iter().map(|o| o.waiting).sum(),
+            generation: format!("{} of {}", h.observed_generation, h.generation),
+            reason: reason(h.reason, &h.names),
+        }
+    }
+}
+
+/// An instance.
+#[derive(Debug)]
+pub struct InstanceRow {
+    pub host: String,
+    pub name: String,
+    pub kind: String,
+    pub phase: Chip,
+    pub health: Chip,
+    pub sync: Chip,
+    pub reported: String,
+    pub restarts: u32,
+    pub reason: String,
+}
+
+impl InstanceRow {
+    pub fn new(i: &pb::Instance) -> Self {
+        let link = Link::from_wire(i.host_link).unwrap_or(Link::NeverSeen);
+        let s = i.status.clone().unwrap_or_default();
+        let host = i.name.split('/').nth(1).unwrap_or_default().to_owned();
+        Self {
+            host,
+            name: last(&i.name),
+            kind: i.kind.clone(),
+            phase: Chip::known(Phase::from_wire(s.phase).map(Phase::as_str).unwrap_or_default(), link),
+            health: Chip::known(Health::from_wire(s.health).map(Health::as_str).unwrap_or_default(), link),
+            sync: Chip::known(Sync::from_wire(s.sync).map(Sync::as_str).unwrap_or_default(), link),
+            reported: ago(i.report_age_s),
+            restarts: s.restarts,
+            reason: reason(s.reason, &s.names),
+        }
+    }
+}
+
+/// Records of one host and class, over all epochs.
+#[derive(Debug, Default)]
+pub struct RecordRow {
+    pub host: String,
+    pub class: String,
+    pub committed: u64,
+    /// What the edge still holds, as of its last report.
+    pub waiting: u64,
+    pub gaps: u64,
+    pub lost: u64,
+    pub resent: u64,
+    /// All that is known of: the bar's full length.
+    pub known: u64,
+    pub last: String,
+}
+
+/// Sums streams and adds what the hosts say is waiting.
+pub fn records(hosts: &[pb::Host], streams: &[pb::Stream], now: OffsetDateTime) -> Vec<RecordRow> {
+    let mut rows: BTreeMap<(String, i32), (RecordRow, Option<OffsetDateTime>)> = BTreeMap::new();
+    for s in streams {
+        let (row, latest) = rows.entry((last(&s.host), s.class)).or_default();
+        row.committed += s.committed;
+        row.gaps += s.gaps;
+        row.lost += s.lost;
+        row.resent += s.resent;
+        *latest = (*latest).max(at(s.last_commit_at.as_ref()));
+    }
+    for h in hosts {
+        for o in h.outbox.iter().filter(|o| o.waiting > 0) {
+            rows.entry((last(&h.name), o.class)).or_default().0.waiting = o.waiting;
+        }
+    }
+    let finish = |((host, class), (row, latest)): ((String, i32), (RecordRow, Option<OffsetDateTime>))| RecordRow {
+        host,
+        class: RecordClass::from_wire(class).map_or("unknown", RecordClass::as_str).into(),
+        // A gap is usually a record that waits: the larger of both is what is still to come.
+        known: row.committed + row.waiting.max(row.gaps),
+        last: latest.map_or_else(|| "never".into(), |t| ago((now - t).whole_seconds().max(0))),
+        ..row
+    };
+    rows.into_iter().map(finish).collect()
+}
+
+/// An event.
+#[derive(Debug)]
+pub struct EventRow {
+    pub age: String,
+    pub at: String,
+    pub warning: bool,
+    pub reason: String,
+    pub resource: String,
+    pub message: String,
+}
+
+impl EventRow {
+    pub fn new(e: &pb::Event, now: OffsetDateTime) -> Self {
+        Self {
+            age: age(e.at.as_ref(), now),
+            at: at(e.at.as_ref()).map(clock_time).unwrap_or_default(),
+            warning: e.warning,
+            reason: e.reason.clone(),
+            resource: e.resource.clone(),
+            message: e.message.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_is_never_good() {
+        for link in Link::ALL.iter().copied().filter(|l| *l != Link::Online) {
+            for word in ["Healthy", "UpToDate", "Running", "Error"] {
+                let chip = Chip::known(word, link);
+                assert_eq!((chip.tone, chip.word.as_str()), ("unknown", "Unknown"), "{word} behind {link}");
+                assert_eq!(chip.was, format!("was {word}"));
+            }
+            assert_ne!(Chip::new(link.as_str()).tone, "good", "{link}");
+        }
+        assert_eq!(Chip::known("Healthy", Link::Online).tone, "good");
+        assert_eq!(Chip::known("", Link::Online).word, "Unknown");
+    }
+
+    #[test]
+    fn records_add_up_over_epochs_and_waiting() {
+        let now = time::macros::datetime!(2026-11-23 10:00 UTC);
+        let stream = |n| pb::Stream {
+            host: "hosts/press-4".into(),
+            class: pb::RecordClass::Log.into(),
+            committed: n,
+            gaps: 2,
+            resent: 1,
+            last_commit_at: Some(redforge_shared::wire::timestamp(now - time::Duration::seconds(n as i64))),
+            ..Default::default()
+        };
+        let outbox = vec![pb::OutboxStatus { class: pb::RecordClass::Log.into(), waiting: 30, ..Default::default() }];
+        let host = pb::Host { name: "hosts/press-4".into(), outbox, ..Default::default() };
+        let rows = records(&[host], &[stream(50), stream(7)], now);
+        let r = &rows[0];
+        assert_eq!((r.committed, r.waiting, r.gaps, r.resent, r.known, r.last.as_str()), (57, 30, 4, 2, 87, "7 s"));
+    }
+}
