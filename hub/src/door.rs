@@ -141,7 +141,7 @@ impl Door {
     /// The age at which a connection ends, spread by a tenth so that peers of one moment do not leave together.
     fn age(&self, remote: SocketAddr) -> Duration {
         let tenth = self.limits.connection_age / 10;
-        self.limits.connection_age - tenth * u32::from(remote.port() % 16) / 16
+        self.limits.connection_age.saturating_sub(tenth * u32::from(remote.port() % 16) / 16)
     }
 }
 

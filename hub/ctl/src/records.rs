@@ -95,7 +95,9 @@ pub async fn list(settings: &Connection, a: &Records) -> Outcome {
         if held.is_empty() {
             output::say("No such record has arrived.");
         } else {
-            output::table(&HEAD, &held, output::color_stdout()).iter().for_each(|l| output::line(l));
+            for line in &output::table(&HEAD, &held, output::color_stdout()) {
+                output::line(line);
+            }
         }
     }
     Ok(())

@@ -38,10 +38,9 @@ fn by_class(all: Vec<pb::Stream>) -> Vec<pb::Stream> {
         sum.lost += s.lost;
         sum.resent += s.resent;
         sum.ranges += s.ranges;
-        let later = |a: Option<prost_types::Timestamp>, b: Option<prost_types::Timestamp>| {
-            if b.map(|t| (t.seconds, t.nanos)) > a.map(|t| (t.seconds, t.nanos)) { b } else { a }
-        };
-        sum.last_commit_at = later(sum.last_commit_at, s.last_commit_at);
+        if s.last_commit_at.map(|t| (t.seconds, t.nanos)) > sum.last_commit_at.map(|t| (t.seconds, t.nanos)) {
+            sum.last_commit_at = s.last_commit_at;
+        }
     }
     sums.into_values().collect()
 }
