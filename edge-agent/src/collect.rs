@@ -1,0 +1,22 @@
+//! Where records begin: what flows publish to a broker, and what containers print. First step of the flow up.
+//!
+//! Collectors make raw records, ask the gate, and append to the outbox; a sender hears "taken" only after the commit or a
+//! counted refusal. They know neither the hub nor why a broker or container is there.
+pub mod logs;
+pub mod mqtt;
+pub mod payload;
+
+use crate::{db::outbox::Outbox, privacy::Gate};
+use redforge_shared::clock::SharedClock;
+use std::time::Duration;
+
+/// Pause before something that the outbox could not take is offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(500);
+
+/// What every collector works with.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    pub gate: Gate,
+    pub outbox: Outbox,
+    pub clock: SharedClock,
+}
