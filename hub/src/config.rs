@@ -237,10 +237,8 @@ impl Raw {
         {
             return Err(value("agents.public_url", "must begin with https://"));
         }
-        if let Some(url) = &self.search.embed_url
-            && !(url.starts_with("http://") || url.starts_with("https://"))
-        {
-            return Err(value("search.embed_url", "must begin with http:// or https://"));
+        if let Some(url) = &self.search.embed_url {
+            crate::embed::Embed::new(url, self.search.standin).map_err(|e| value("search.embed_url", e.to_string()))?;
         }
         let max = self.database.max_connections.unwrap_or(20);
         if !(2..=1000).contains(&max) {

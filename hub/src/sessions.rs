@@ -75,6 +75,11 @@ impl Sessions {
         self.inner.lock().expect("the lock is never held across a panic").seen.insert(host, at);
     }
 
+    /// Puts a note back that could not be written; a later one stays.
+    pub fn saw_before(&self, host: HostId, at: OffsetDateTime) {
+        self.inner.lock().expect("the lock is never held across a panic").seen.entry(host).or_insert(at);
+    }
+
     /// Takes everything noted since the last time.
     pub fn take_seen(&self) -> Vec<(HostId, OffsetDateTime)> {
         self.inner.lock().expect("the lock is never held across a panic").seen.drain().collect()

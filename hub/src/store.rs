@@ -120,27 +120,15 @@ impl Store {
 
     /// Brings the schema up to this build's version. Safe to run again and by several hubs at once.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        use sqlx::ConnectOptions as _;
-        let mut connection = self.direct.connect().await.act("connecting to the database")?;
-        sqlx::migrate!("./migrations").run(&mut connection).await.map_err(StoreError::Migrate)
-    }
-
-    /// Makes the database itself where it is missing. Only for a cluster of our own.
-    pub async fn ensure_database(&self) -> Result<(), StoreError> {
-        use sqlx::ConnectOptions as _;
-        let act = "making the database";
-        let name = self.direct.get_database().unwrap_or("redforge").to_owned();
-        let mut connection = self.direct.clone().database("postgres").connect().await.act(act)?;
-        let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
-            .bind(&name)
-            .fetch_one(&mut connection)
+        let direct = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(self.direct.clone())
             .await
-            .act(act)?;
-        if !there {
-            let sql = format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""));
-            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.act(act)?;
-        }
-        Ok(())
+            .act("connecting to the database")?;
+        let migrated = sqlx::migrate!("./migrations").run(&direct).await.map_err(StoreError::Migrate);
+        direct.close().await;
+        migrated
     }
 
     /// Does the database answer?

@@ -6,28 +6,45 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod keep_certificates;
+pub mod keep_database;
 pub mod liveness;
 pub mod partitions;
 pub mod publish_desired;
 pub mod wake_sessions;
 
-/// Runs `pass` until the stop: at once, on every hint, and at the latest after `tick`.
-pub async fn run_passes(
-    stop: CancellationToken,
-    mut hint: watch::Receiver<u64>,
+/// Waits between two passes of a loop.
+#[derive(Debug)]
+pub struct Pace {
+    hint: watch::Receiver<u64>,
     tick: Duration,
-    mut pass: impl AsyncFnMut(),
-) {
-    loop {
-        hint.mark_unchanged();
-        pass().await;
+    stop: CancellationToken,
+}
+
+impl Pace {
+    /// Wakes on a hint, and at the latest after `tick`.
+    pub fn new(hint: watch::Receiver<u64>, tick: Duration, stop: CancellationToken) -> Self {
+        Self { hint, tick, stop }
+    }
+
+    /// To be called before each pass: a hint that comes during the pass wakes the next one.
+    pub fn begin(&mut self) {
+        self.hint.mark_unchanged();
+    }
+
+    /// Waits; false when it is time to stop.
+    pub async fn wait(&mut self) -> bool {
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(tick) => {}
-            // A closed hint channel leaves the tick, which is always enough.
-            changed = hint.changed() => if changed.is_err() {
-                tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(tick) => {} }
+            () = self.stop.cancelled() => return false,
+            () = tokio::time::sleep(self.tick) => return true,
+            changed = self.hint.changed() => if changed.is_ok() {
+                return true;
             }
+        }
+        // A closed hint channel leaves the tick, which is always enough.
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(self.tick) => true,
         }
     }
 }

@@ -1,34 +1,35 @@
-//! Tells the session of a host that its desired state changed. Third step of the way down.
-//!
-//! Only "look again": the session reads the row itself. A lost hint costs one tick.
+//! Finds the connected hosts whose desired state moved and tells their sessions to look again.
 use crate::{
     sessions::Sessions,
     store::{Store, hints::Hints},
+    tasks::Pace,
 };
 use redforge_shared::{error::Chain, ids::HostId};
 use std::{collections::HashMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Makes up for lost hints.
-const TICK: Duration = Duration::from_secs(5);
+/// A lost hint costs at most this.
+const TICK: Duration = Duration::from_secs(10);
 
 /// Runs until the stop.
-pub async fn run(store: Store, sessions: Sessions, hints: Hints, stop: CancellationToken) {
+pub async fn run(store: Store, hints: Hints, sessions: Sessions, stop: CancellationToken) {
     let mut known: HashMap<HostId, (u64, bool)> = HashMap::new();
-    let pass = async || {
-        let connected = sessions.connected();
-        match store.generations(&connected).await {
-            Ok(rows) => {
-                known.retain(|host, _| connected.contains(host));
-                for (host, generation, paused) in rows {
-                    if known.insert(host, (generation, paused)) != Some((generation, paused)) {
-                        sessions.look_again(host);
+    let mut pace = Pace::new(hints.subscribe(&["host_desired"]), TICK, stop);
+    loop {
+        pace.begin();
+        match store.generations(&sessions.connected()).await {
+            Ok(now) => {
+                for (host, generation, paused) in &now {
+                    if known.get(host) != Some(&(*generation, *paused)) {
+                        sessions.look_again(*host);
                     }
                 }
+                known = now.into_iter().map(|(host, generation, paused)| (host, (generation, paused))).collect();
             }
-            Err(e) if e.is_unavailable() => {}
-            Err(e) => tracing::error!(error = %Chain(&e), "generations cannot be read"),
+            Err(e) => tracing::debug!(error = %Chain(&e), "generations not read"),
         }
-    };
-    super::run_passes(stop, hints.subscribe(&["host_desired"]), TICK, pass).await;
+        if !pace.wait().await {
+            return;
+        }
+    }
 }

@@ -1,0 +1,362 @@
+//! THE wiring: reads as a bill of materials. Makes every part, gives each what it needs, and ends them in order.
+//!
+//! Decides nothing that a part could decide. The doors open even while the database is away; `ready` is said when all of
+//! it serves.
+use crate::{
+    api::{Api, Parts, Role, callers},
+    config::Config,
+    dev_postgres::{self, DevPostgres},
+    door::{Door, Limits, tls_source},
+    embed::Embed,
+    grpc::{self, operator::Gate, peer::Peers},
+    metrics,
+    pki::{Pki, server_tls::DoorTls},
+    sessions::Sessions,
+    store::{DatabaseConfig, Store, hints::Hints},
+    tasks::{self as loops, keep_certificates::Keeper, keep_database::Database},
+};
+use anyhow::Context as _;
+use axum::{Router, http::header::CONTENT_TYPE, middleware, response::IntoResponse};
+use redforge_shared::{
+    clock::{SharedClock, SystemClock},
+    daemon::{self, Tasks},
+    wire::pb,
+};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::watch};
+use tonic::service::Routes;
+use tower::ServiceExt as _;
+
+/// How long tasks may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// Operators' connections are closed in good order at this age.
+const OPERATORS_AGE: Duration = Duration::from_secs(3600);
+/// Time until an agent's call, or an operator's, begins its answer. Streams begin theirs at once.
+const AGENTS_ANSWER: Duration = Duration::from_secs(30);
+const OPERATORS_ANSWER: Duration = Duration::from_secs(300);
+
+/// The three ports, bound.
+struct Listeners {
+    agents: TcpListener,
+    operators: TcpListener,
+    metrics: TcpListener,
+}
+
+/// The hub from start to stop. `dev` makes what is missing: database, authority, an administrator's token.
+pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    let stop = tasks.stop_token();
+    let clock: SharedClock = Arc::new(SystemClock);
+    make_state_dir(&config.state_dir)?;
+    let _alone = lock(&config.state_dir)?;
+    let listeners = Listeners::bind(&config).await?;
+    let addresses = listeners.addresses()?;
+
+    // PostgreSQL outlives the tasks, so it is tracked apart.
+    let postgres_tasks = Tasks::new();
+    let (database, postgres) = own_database(&config, dev, &postgres_tasks).await?;
+    let store = Store::open(&database)?;
+    let hints = Hints::new();
+    let sessions = Sessions::default();
+    let pki = Pki::new(config.lifetimes);
+    let tls = Arc::new(DoorTls::default());
+    let peers = Peers::new(store.clone(), clock.clone());
+    let callers = callers::Callers::new(store.clone(), clock.clone());
+    let embed = match &config.embed_url {
+        Some(url) => Some(Embed::new(url, config.standin)?),
+        None => None,
+    };
+    let api = Api::new(Parts {
+        store: store.clone(),
+        pki: pki.clone(),
+        clock: clock.clone(),
+        public_url: public_url(&config, addresses[0]),
+        heartbeat: config.session.heartbeat,
+        embed,
+    });
+    let (database_tx, database_state) = watch::channel(Database::Away);
+    let (certified_tx, certified) = watch::channel(false);
+    let keeper = Keeper {
+        store: store.clone(),
+        pki: pki.clone(),
+        tls: tls.clone(),
+        clock: clock.clone(),
+        state_dir: config.state_dir.clone(),
+        create: dev,
+    };
+
+    // Loops
+    let heartbeat = config.session.heartbeat;
+    tasks.spawn("keep_database", loops::keep_database::run(store.clone(), database_tx, stop.clone()));
+    tasks.spawn("keep_certificates", keeper.run(certified_tx, stop.clone()));
+    tasks.spawn("hints", hints.clone().run(store.clone(), stop.clone()));
+    tasks.spawn(
+        "liveness",
+        loops::liveness::run(store.clone(), sessions.clone(), clock.clone(), heartbeat, stop.clone()),
+    );
+    tasks.spawn(
+        "publish_desired",
+        loops::publish_desired::run(store.clone(), hints.clone(), clock.clone(), stop.clone()),
+    );
+    tasks.spawn(
+        "wake_sessions",
+        loops::wake_sessions::run(store.clone(), hints.clone(), sessions.clone(), stop.clone()),
+    );
+    tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
+
+    // The agents' door
+    let agents =
+        Routes::new(grpc::enrollment::Service::server(store.clone(), peers.clone(), pki.clone(), clock.clone()))
+            .add_service(grpc::control::Service::server(
+                store.clone(),
+                peers.clone(),
+                sessions.clone(),
+                clock.clone(),
+                config.session,
+                tasks.clone(),
+            ))
+            .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
+            .into_axum_router();
+    let door = Door {
+        name: "agents",
+        listener: listeners.agents,
+        tls: tls_source(tls.clone(), |t| &t.agents),
+        router: answer_within(agents, AGENTS_ANSWER),
+        limits: Limits {
+            max_connections: config.session.max_connections,
+            connection_age: config.session.connection_age,
+        },
+    };
+    tasks.spawn("agents_door", door.run(tasks.clone()));
+
+    // The operators' door: gRPC and the page on one port
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let gate = Gate { callers: callers.clone(), open_reflection: dev };
+    let operators = Routes::new(grpc::admin::service(api.clone()))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .into_axum_router()
+        .layer(middleware::from_fn_with_state(gate, grpc::operator::check));
+    let page = Router::new();
+    let door = Door {
+        name: "operators",
+        listener: listeners.operators,
+        tls: tls_source(tls.clone(), |t| &t.operators),
+        router: by_content(answer_within(operators, OPERATORS_ANSWER), page),
+        limits: Limits { max_connections: 1000, connection_age: OPERATORS_AGE },
+    };
+    tasks.spawn("operators_door", door.run(tasks.clone()));
+
+    let sources = metrics::Sources { database: database_state.clone(), sessions: sessions.clone() };
+    tasks.spawn("metrics", metrics::run(listeners.metrics, sources, stop.clone()));
+    tasks.spawn("health", report_health(health, database_state.clone(), stop.clone()));
+    if let Some(every) = daemon::watchdog_interval() {
+        tasks.spawn("watchdog", watchdog(every, stop.clone()));
+    }
+    let token_file = dev.then(|| config.state_dir.join("operator.token"));
+    tasks.spawn_job(announce(addresses, database_state, certified, callers, token_file, stop));
+    daemon::notify_ready("waiting for the database");
+
+    tasks.run_until_stopped(GRACE).await;
+    store.close().await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
+    Ok(())
+}
+
+/// The database to use; with `dev` and no address, a private one.
+async fn own_database(
+    config: &Config,
+    dev: bool,
+    tasks: &Tasks,
+) -> anyhow::Result<(DatabaseConfig, Option<dev_postgres::Running>)> {
+    if let Some(database) = &config.database {
+        return Ok((database.clone(), None));
+    }
+    anyhow::ensure!(dev, "database.url is not set; `redforge-hub dev` brings its own database");
+    let settings = dev_postgres::Settings {
+        state_dir: config.state_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        bin: config.postgres_bin.clone(),
+    };
+    let postgres = DevPostgres::prepare(&settings).await?;
+    let url = postgres.url();
+    // For psql and for `admin token create --state`: the address has no secret, the socket's folder keeps others out.
+    crate::pki::server_tls::replace(&config.state_dir.join("database.url"), format!("{url}\n").as_bytes(), 0o600)?;
+    let database =
+        DatabaseConfig { url: url.clone(), direct_url: url, max_connections: config.max_database_connections };
+    Ok((database, Some(postgres.start(tasks))))
+}
+
+/// Makes the state folder, passable for the database's own user and readable for nobody else.
+pub fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
+    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    if !dir.exists() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir.parent().unwrap_or(dir))
+            .and_then(|()| if dir.exists() { Ok(()) } else { fs::DirBuilder::new().mode(mode).create(dir) })
+            .with_context(|| format!("making the state folder {}", dir.display()))?;
+    }
+    let have = fs::metadata(dir).with_context(|| format!("reading the state folder {}", dir.display()))?;
+    let bits = have.permissions().mode() & 0o777;
+    if bits & mode != mode {
+        // The folder is ours: the bits that let the database's user pass are added, none is taken.
+        fs::set_permissions(dir, fs::Permissions::from_mode(bits | mode))
+            .with_context(|| format!("opening the state folder {} (mode {bits:03o})", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Two hubs must not run on one state folder.
+fn lock(dir: &Path) -> anyhow::Result<fs::File> {
+    let path = dir.join("hub.lock");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another hub runs on the state folder {}", dir.display()))?;
+    Ok(file)
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = async |name: &str, at: SocketAddr| {
+            TcpListener::bind(at).await.with_context(|| format!("listening on {at} for {name}"))
+        };
+        Ok(Self {
+            agents: bind("agents", config.agents).await?,
+            operators: bind("operators", config.operators).await?,
+            metrics: bind("metrics", config.metrics).await?,
+        })
+    }
+
+    fn addresses(&self) -> std::io::Result<[SocketAddr; 3]> {
+        Ok([self.agents.local_addr()?, self.operators.local_addr()?, self.metrics.local_addr()?])
+    }
+}
+
+/// What agents are told to dial: as set, else the address we listen on, else this machine's name.
+fn public_url(config: &Config, agents: SocketAddr) -> String {
+    if let Some(url) = &config.public_url {
+        return url.clone();
+    }
+    if !agents.ip().is_unspecified() {
+        return format!("https://{agents}");
+    }
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = if name.trim().is_empty() { "127.0.0.1" } else { name.trim() };
+    format!("https://{name}:{}", agents.port())
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// gRPC calls to one router, everything else to the other.
+fn by_content(grpc: Router, page: Router) -> Router {
+    Router::new().fallback(async move |request: axum::extract::Request| {
+        let kind = request.headers().get(CONTENT_TYPE).map(|v| v.as_bytes());
+        let router = if kind.is_some_and(|k| k.starts_with(b"application/grpc")) { grpc } else { page };
+        router.oneshot(request).await
+    })
+}
+
+/// A call whose answer has not begun in time hears so.
+fn answer_within(router: Router, limit: Duration) -> Router {
+    router.layer(middleware::from_fn(move |request: axum::extract::Request, next: middleware::Next| async move {
+        match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => tonic::Status::deadline_exceeded("the hub did not answer in time")
+                .into_http::<axum::body::Body>()
+                .into_response(),
+        }
+    }))
+}
+
+async fn report_health(
+    health: tonic_health::server::HealthReporter,
+    mut database: watch::Receiver<Database>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    loop {
+        let status = match *database.borrow_and_update() {
+            Database::Ready => tonic_health::ServingStatus::Serving,
+            Database::Away => tonic_health::ServingStatus::NotServing,
+        };
+        for service in ["", "redforge.v1.Admin"] {
+            health.set_service_status(service, status).await;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = database.changed() => if changed.is_err() {
+                return stop.cancelled().await;
+            }
+        }
+    }
+}
+
+async fn watchdog(every: Duration, stop: tokio_util::sync::CancellationToken) {
+    while !stop.is_cancelled() {
+        daemon::notify_watchdog();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}
+
+/// Says once, on standard output, that all of it serves.
+async fn announce(
+    addresses: [SocketAddr; 3],
+    mut database: watch::Receiver<Database>,
+    mut certified: watch::Receiver<bool>,
+    callers: callers::Callers,
+    token_file: Option<std::path::PathBuf>,
+    stop: tokio_util::sync::CancellationToken,
+) {
+    let serves = async {
+        database.wait_for(|d| *d == Database::Ready).await.ok()?;
+        certified.wait_for(|c| *c).await.ok()?;
+        Some(())
+    };
+    tokio::select! {
+        () = stop.cancelled() => return,
+        served = serves => if served.is_none() { return },
+    }
+    let [agents, operators, metrics] = addresses;
+    if let Some(path) = token_file {
+        match operator_token(&path, &callers).await {
+            Ok(token) => println!("login https://{operators}/login?token={token}"),
+            Err(e) => tracing::error!(error = format!("{e:#}"), "no operator's token"),
+        }
+    }
+    println!("ready agents={agents} operators={operators} metrics={metrics}");
+    daemon::notify_ready("serving");
+}
+
+/// The administrator's token of `dev`: made once, kept in a file, good in whatever database there is.
+async fn operator_token(path: &Path, callers: &callers::Callers) -> anyhow::Result<String> {
+    let token = match fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+        _ => {
+            let token = callers::new_token("rfo_").map_err(|_| anyhow::anyhow!("drawing random bytes failed"))?;
+            crate::pki::server_tls::replace(path, format!("{token}\n").as_bytes(), 0o600)
+                .with_context(|| format!("writing {}", path.display()))?;
+            token
+        }
+    };
+    callers.admit(&token, "dev", Role::Admin, None).await?;
+    Ok(token)
+}

@@ -1,0 +1,60 @@
+//! Brings the schema up as soon as the database answers, and says at all times whether it does.
+use crate::store::{Store, StoreError};
+use redforge_shared::{daemon, error::Chain};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How often the database is asked for a sign of life.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Whether the database can be used, as the rest of the process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// Not reached, or its schema is not this build's.
+    Away,
+    Ready,
+}
+
+/// Runs until the stop. Says each change once in the log and to systemd.
+pub async fn run(store: Store, state: watch::Sender<Database>, stop: CancellationToken) {
+    let mut migrated = false;
+    let mut said = String::new();
+    loop {
+        let looked = tokio::select! {
+            () = stop.cancelled() => return,
+            looked = look(&store, &mut migrated) => looked,
+        };
+        match looked {
+            Ok(()) => {
+                if *state.borrow() == Database::Away {
+                    tracing::info!("the database is available");
+                    daemon::notify_status("serving");
+                    said.clear();
+                }
+                state.send_if_modified(|s| std::mem::replace(s, Database::Ready) != Database::Ready);
+            }
+            Err(e) => {
+                state.send_if_modified(|s| std::mem::replace(s, Database::Away) != Database::Away);
+                let text = Chain(&e).to_string();
+                if text != said {
+                    tracing::warn!(error = text, "the database is not available; the hub stays up and keeps trying");
+                    daemon::notify_status("waiting for the database");
+                    said = text;
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+async fn look(store: &Store, migrated: &mut bool) -> Result<(), StoreError> {
+    if !*migrated {
+        store.migrate().await?;
+        *migrated = true;
+    }
+    store.ping().await
+}
