@@ -1,6 +1,9 @@
 //! Hosts and instances, read: what is wanted beside what was last reported, and how old that is.
 use super::{Api, ApiError, Caller, Role, names};
-use crate::store::overview::{HostRow, InstanceRow};
+use crate::{
+    fleet::liveness,
+    store::overview::{HostRow, InstanceRow},
+};
 use redforge_shared::{
     report::{Health, Link, Phase, Reason, Sync},
     wire::{pb, timestamp},
@@ -71,7 +74,7 @@ impl Api {
     }
 
     fn link(&self, last_seen: Option<OffsetDateTime>) -> Link {
-        link_of(last_seen, self.clock.now(), self.heartbeat)
+        liveness::link(last_seen, self.clock.now(), self.heartbeat)
     }
 
     fn age_s(&self, at: Option<OffsetDateTime>) -> i64 {
@@ -143,19 +146,6 @@ impl Api {
     }
 }
 
-/// Online until a heartbeat was missed, Offline after three. A heartbeat counts as missed when its successor is due too.
-fn link_of(last_seen: Option<OffsetDateTime>, now: OffsetDateTime, heartbeat: std::time::Duration) -> Link {
-    let Some(last_seen) = last_seen else { return Link::NeverSeen };
-    let age = now - last_seen;
-    if age < heartbeat * 2 {
-        Link::Online
-    } else if age < heartbeat * 4 {
-        Link::Stale
-    } else {
-        Link::Offline
-    }
-}
-
 struct Judged {
     health: Health,
     sync: Sync,
@@ -179,21 +169,4 @@ fn judge(row: &HostRow, link: Link) -> Judged {
         reported => reported,
     };
     Judged { health, sync, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn a_link_ages_from_online_to_offline() {
-        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(1);
-        let at = |s: i64| link_of(Some(now - time::Duration::seconds(s)), now, Duration::from_secs(10));
-        assert_eq!(
-            [at(-5), at(0), at(19), at(20), at(39), at(40)].map(Link::as_str),
-            ["Online", "Online", "Online", "Stale", "Stale", "Offline"]
-        );
-        assert_eq!(link_of(None, now, Duration::from_secs(10)), Link::NeverSeen);
-    }
 }
