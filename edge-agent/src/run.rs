@@ -4,6 +4,7 @@
 //! Whatever is missing at start (an enrollment, room on the disk) is waited for with the page up and saying so; only what
 //! waiting cannot mend (a busy lock, a damaged or newer file) ends the process.
 use crate::{
+    collect,
     config::Config,
     db::{
         OpenError,
@@ -14,6 +15,7 @@ use crate::{
     identity::{Enrolled, IdentityDir},
     link::{self, Link, OutboxNumbers, dial::HubUrl},
     page::{self, Page, Sources, Stage},
+    privacy::Gate,
     reconcile::{self, Reconciler},
     runtime::{Runtime, docker::Docker},
 };
@@ -23,6 +25,7 @@ use redforge_shared::{
     daemon::{self, Tasks},
     error::Chain,
     ids::RunId,
+    policy::Policy,
     report::HostFacts,
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -103,13 +106,18 @@ async fn start(
         pool: config.runtime.pool.parse().context("runtime.pool")?,
         subnet: config.runtime.subnet.clone(),
     });
-    let status = reconciler.status();
+    let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     tasks.spawn("reconcile", reconciler.run(stop.clone()));
 
     // After reconcile: whatever is wrong with the records must not keep containers from running.
     let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
     tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, stop.clone()));
+
+    let tools = collect::Tools { gate: Gate::new(Policy::Open), outbox: records.clone(), clock: Arc::clone(&clock) };
+    let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, stop.clone());
+    tasks.spawn("collect mqtt", mqtt);
+    tasks.spawn("collect logs", collect::logs::run(logs, docker, tools, stop.clone()));
 
     let (link, link_view) = Link::new(link::Deps {
         identity,

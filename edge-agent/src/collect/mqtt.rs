@@ -174,7 +174,7 @@ async fn listen(
                 _ => return Err(LinkError::Subscription),
             },
             Event::Incoming(Packet::Publish(p)) if p.topic == DROPPED => {
-                note_dropped(&p.payload, &mut dropped, instance)
+                note_dropped(&p.payload, &mut dropped, instance);
             }
             Event::Incoming(Packet::Publish(p)) => {
                 let taken = progress.taken.fetch_add(1, Ordering::Relaxed);
