@@ -236,8 +236,13 @@ impl Outbox {
 
     /// Ends the writer in good order, so that the next start need not check the file.
     pub async fn close(&self) {
-        drop(self.ask(Work::Close, 0).await);
-        self.shared.closed.cancelled().await;
+        if self.ask(Work::Close, 0).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = self.shared.closed.cancelled() => {}
+            () = self.shared.broken.cancelled() => {}
+        }
     }
 
     /// A hint after each commit that put records or lost ranges in.
