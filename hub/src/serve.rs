@@ -14,6 +14,7 @@ use crate::{
     sessions::Sessions,
     store::{DatabaseConfig, Store, hints::Hints},
     tasks::{self as loops, keep_certificates::Keeper, keep_database::Database},
+    web,
 };
 use anyhow::Context as _;
 use axum::{Router, http::header::CONTENT_TYPE, middleware, response::IntoResponse};
@@ -77,7 +78,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         store: store.clone(),
         pki: pki.clone(),
         clock: clock.clone(),
-        public_url: public_url(&config, addresses[0]),
+        public_url: public_url(&config, dev, addresses[0]),
         heartbeat: config.session.heartbeat,
         embed,
     });
@@ -123,6 +124,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
                 tasks.clone(),
             ))
             .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
+            .add_service(grpc::telemetry::Service::server(store.clone(), peers.clone(), clock.clone(), tasks.clone()))
             .into_axum_router();
     let door = Door {
         name: "agents",
@@ -145,7 +147,12 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router()
         .layer(middleware::from_fn_with_state(gate, grpc::operator::check));
-    let page = Router::new();
+    let page = web::router(web::Parts {
+        api: api.clone(),
+        callers: callers.clone(),
+        clock: clock.clone(),
+        stop: stop.clone(),
+    });
     let door = Door {
         name: "operators",
         listener: listeners.operators,
@@ -245,13 +252,17 @@ impl Listeners {
     }
 }
 
-/// What agents are told to dial: as set, else the address we listen on, else this machine's name.
-fn public_url(config: &Config, agents: SocketAddr) -> String {
+/// What agents are told to dial: as set, else the address we listen on, else this machine: by loopback for `dev`, whose
+/// agents run beside it, by name otherwise.
+fn public_url(config: &Config, dev: bool, agents: SocketAddr) -> String {
     if let Some(url) = &config.public_url {
         return url.clone();
     }
     if !agents.ip().is_unspecified() {
         return format!("https://{agents}");
+    }
+    if dev {
+        return format!("https://127.0.0.1:{}", agents.port());
     }
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "127.0.0.1" } else { name.trim() };

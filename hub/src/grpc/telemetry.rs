@@ -33,7 +33,12 @@ pub struct Service {
 
 impl Service {
     /// The service as a tonic server, with its limits set.
-    pub fn server(store: Store, peers: Peers, clock: SharedClock, tasks: Tasks) -> telemetry_server::TelemetryServer<Self> {
+    pub fn server(
+        store: Store,
+        peers: Peers,
+        clock: SharedClock,
+        tasks: Tasks,
+    ) -> telemetry_server::TelemetryServer<Self> {
         telemetry_server::TelemetryServer::new(Self { ingest: Ingest::new(store, clock), peers, tasks })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(16 << 20)
