@@ -10,9 +10,12 @@ use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_pa
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{HostId, Name};
-use std::{collections::BTreeMap, collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::OnceCell;
 
 mod container;
 mod files;
@@ -27,28 +30,29 @@ const REQUEST_TIMEOUT_S: u64 = 120;
 #[derive(Clone, Debug)]
 pub struct Docker {
     socket: Arc<PathBuf>,
-    client: Arc<OnceCell<bollard::Docker>>,
+    client: Arc<OnceLock<bollard::Docker>>,
 }
 
 impl Docker {
     /// The engine behind this socket; nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: Arc::new(socket.into()), client: Arc::new(OnceCell::new()) }
+        Self { socket: Arc::new(socket.into()), client: Arc::new(OnceLock::new()) }
     }
 
-    /// The client, with the API version settled at the first success.
+    /// The client, with the API version settled at the first success. Nobody waits for another's attempt: the stream of
+    /// events is not polled during a pass, and an attempt that it began would hold the pass up for ever.
     async fn client(&self) -> Done<&bollard::Docker> {
-        self.client
-            .get_or_try_init(|| async {
-                let path = self.socket.to_string_lossy();
-                let unreachable = |e: Error| RuntimeError::Unreachable(Box::new(e));
-                bollard::Docker::connect_with_unix(&path, REQUEST_TIMEOUT_S, API_DEFAULT_VERSION)
-                    .map_err(unreachable)?
-                    .negotiate_version()
-                    .await
-                    .map_err(unreachable)
-            })
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let path = self.socket.to_string_lossy();
+        let unreachable = |e: Error| RuntimeError::Unreachable(Box::new(e));
+        let client = bollard::Docker::connect_with_unix(&path, REQUEST_TIMEOUT_S, API_DEFAULT_VERSION)
+            .map_err(unreachable)?
+            .negotiate_version()
             .await
+            .map_err(unreachable)?;
+        Ok(self.client.get_or_init(|| client))
     }
 }
 
