@@ -19,8 +19,10 @@ preflight
 engine_up
 date >"$STATE/made"
 postgres_binaries
-say "building the workspace"
-(cd "$REPO" && cargo build --workspace --locked) 9>&- || fail "the workspace does not build"
+if [ -z "${REDFORGE_BIN:-}" ]; then
+  say "building the workspace"
+  (cd "$REPO" && cargo build --workspace --locked) 9>&- || fail "the workspace does not build"
+fi
 decide_images
 for host in $(host_names); do write_manifests "$host"; done
 uses_standin && say "this demo uses the Ollama stand-in (llama.cpp with a tiny made model), not Ollama"

@@ -22,8 +22,8 @@ if [ "$DEMO" = demo ]; then BASE=17400; else BASE=$((18000 + 100 * (0x$(echo -n 
 BASE=${PORT_BASE:-$BASE}
 SEARCH_PORT=$((BASE + 5))
 SEARCH_NAME=redforge-demo-$DEMO-search
-BIN=${CARGO_TARGET_DIR:-$REPO/target}/debug
-SECONDS=${SECONDS:-0}
+# REDFORGE_BIN = a folder with programs that are built already.
+BIN=${REDFORGE_BIN:-${CARGO_TARGET_DIR:-$REPO/target}/debug}
 
 say() { printf '\033[1m%4d s\033[0m  %s\n' "$SECONDS" "$*"; }
 fail() { printf '%4d s  demo: %s\n' "$SECONDS" "$*" >&2; exit 1; }
