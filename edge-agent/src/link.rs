@@ -275,18 +275,26 @@ async fn send_records(channel: tonic::transport::Channel, deps: &Deps, hub_rpo_s
         tracing::warn!(error = %Chain(&e), "the hub's recovery window was not noted");
     }
     let mut backoff = Backoff::default();
+    let mut failing: Option<(Instant, String)> = None;
     loop {
         let begun = Instant::now();
         let client = pb::telemetry_client::TelemetryClient::new(channel.clone());
         match upload::run(client, deps.outbox.clone(), deps.run_id, stop.clone()).await {
             Ok(()) => return,
-            Err(e) => tracing::warn!(error = %Chain(&e), "records are not being sent"),
+            Err(e) => {
+                if begun.elapsed() >= SETTLED {
+                    (backoff, failing) = (Backoff::default(), None);
+                }
+                let text = Chain(&e).to_string();
+                // The same trouble is logged once, however often it is met.
+                if failing.as_ref().is_none_or(|(_, before)| *before != text) {
+                    tracing::warn!(error = text, "records are not being sent");
+                }
+                let since = failing.map_or(begun, |(since, _)| since);
+                failing = Some((since, text));
+                tokio::time::sleep(backoff.next(since.elapsed(), fraction())).await;
+            }
         }
-        if begun.elapsed() >= SETTLED {
-            backoff = Backoff::default();
-        }
-        // The connection is young as long as it lasts: the ceiling of a second holds.
-        tokio::time::sleep(backoff.next(Duration::ZERO, fraction())).await;
     }
 }
 

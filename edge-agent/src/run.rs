@@ -28,7 +28,7 @@ use redforge_shared::{
     policy::Policy,
     report::HostFacts,
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -142,9 +142,11 @@ async fn start(
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "scripts and tests wait for this line")]
+/// Scripts and tests wait for this line; without a reader the agent runs all the same.
 fn ready_line(enrolled: &Enrolled) {
-    println!("ready host={} name={}", enrolled.host_id, enrolled.name);
+    let mut out = std::io::stdout();
+    drop(writeln!(out, "ready host={} name={}", enrolled.host_id, enrolled.name));
+    drop(out.flush());
 }
 
 async fn serve_page(config: &Config, page: Page, tasks: &Tasks) -> anyhow::Result<()> {
