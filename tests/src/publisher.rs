@@ -45,10 +45,15 @@ impl Publisher {
 
     /// Publishes one keyed event; it counts once [`Publisher::turn`] saw its PUBACK.
     pub async fn publish(&mut self, key: &str) {
-        let payload = serde_json::json!({"key": key, "name": "cycle", "payload": {"part": key}}).to_string();
+        let payload = serde_json::json!({"key": key, "name": "cycle", "payload": {"part": key}});
+        self.publish_record("event", key, &payload).await;
+    }
+
+    /// Publishes any record of a class under a key.
+    pub async fn publish_record(&mut self, class: &str, key: &str, payload: &serde_json::Value) {
         self.waiting.push_back(key.to_owned());
         self.client
-            .publish("redforge/records/event", QoS::AtLeastOnce, false, payload)
+            .publish(format!("redforge/records/{class}"), QoS::AtLeastOnce, false, payload.to_string())
             .await
             .expect("the client lives as long as its loop");
     }
@@ -56,6 +61,15 @@ impl Publisher {
     /// Publishes without PUBACK yet.
     pub fn unacked(&self) -> usize {
         self.waiting.len() + self.in_flight.len()
+    }
+
+    /// Turns until everything published is acked.
+    pub async fn all_acked(&mut self) {
+        let deadline = std::time::Instant::now() + crate::wait::DEADLINE;
+        while self.unacked() > 0 {
+            assert!(std::time::Instant::now() < deadline, "{} publishes got no PUBACK", self.unacked());
+            drop(tokio::time::timeout(Duration::from_secs(1), self.turn()).await);
+        }
     }
 
     /// Handles one event of the connection; reconnects by itself.

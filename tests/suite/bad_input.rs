@@ -1,0 +1,211 @@
+//! What is malformed, too large, too new or missing is refused by name, and nothing that was acked is lost.
+mod disk;
+
+use redforge_shared::wire::pb;
+use redforge_tests::{
+    agent::TestAgent,
+    hub::{TestHub, Wishes},
+    operator::{channel, roots},
+    place::{Process, binary, command, folder, free_port, run, text},
+    wait::{eventually, when},
+};
+use std::{io::Write, net::TcpStream, time::Duration};
+
+#[tokio::test]
+async fn a_malformed_manifest_is_refused_with_its_path_and_line() {
+    let hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let manifest = "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: plant\nspec:\n  timeZome: UTC\n";
+    let refusal = operator.try_apply(manifest).await.expect_err("must be refused");
+    assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
+    assert!(refusal.message().contains("timeZome") && refusal.message().contains("line 6"), "{refusal:?}");
+    let sites = operator.admin.list_sites(pb::ListSitesRequest::default()).await.expect("served").into_inner();
+    assert!(sites.sites.is_empty(), "half of a refused manifest was applied");
+}
+
+#[tokio::test]
+async fn a_set_with_one_bad_document_changes_nothing() {
+    let hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let good = "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: plant\nspec: {}\n";
+    let bad = "---\napiVersion: redforge.io/v1\nkind: Instance\nmetadata:\n  name: a\nspec:\n  host: nowhere\n  kind: container\n  image: a:1\n";
+    let refusal = operator.try_apply(&format!("{good}{bad}")).await.expect_err("the host does not exist");
+    assert!(refusal.message().contains("nowhere"), "{refusal:?}");
+    let sites = operator.admin.list_sites(pb::ListSitesRequest::default()).await.expect("served").into_inner();
+    assert!(sites.sites.is_empty(), "half of a refused set was applied");
+}
+
+#[tokio::test]
+async fn a_hundred_megabyte_flow_set_is_refused_and_the_hub_serves_on() {
+    let hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let refusal = operator.push_tar("huge", &vec![b'x'; 100_000_000]).await.expect_err("must be refused");
+    let named = refusal.message().contains("16") || refusal.message().to_lowercase().contains("large");
+    assert!(named || refusal.code() == tonic::Code::ResourceExhausted, "{refusal:?}");
+    operator.site("plant").await;
+}
+
+#[tokio::test]
+async fn flow_sets_that_are_no_tar_or_hold_secrets_are_refused_by_name() {
+    let hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let refusal = operator.push_tar("noise", &[0xff; 5000]).await.expect_err("must be refused");
+    assert_eq!(refusal.code(), tonic::Code::InvalidArgument, "{refusal:?}");
+    let sets = operator.admin.list_flow_sets(pb::ListFlowSetsRequest::default()).await.expect("served").into_inner();
+    assert!(sets.flow_sets.is_empty());
+}
+
+#[tokio::test]
+async fn binary_garbage_on_both_doors_harms_nobody() {
+    let mut hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let mut seed: u32 = 7;
+    for port in [hub.agents_port, hub.operators_port] {
+        for length in [1_usize, 100, 70_000] {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the door is open");
+            let noise: Vec<u8> = (0..length)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 24) as u8
+                })
+                .collect();
+            // The door may close before it has read all of it.
+            stream.write_all(&noise).ok();
+        }
+        // A peer that says nothing holds a connection, not the door.
+        std::mem::forget(TcpStream::connect(("127.0.0.1", port)).expect("the door is open"));
+    }
+    operator.site("plant").await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    assert!(hub.process.as_mut().is_some_and(Process::is_running));
+}
+
+/// A host that this story enrolls with its own hands.
+async fn handmade(hub: &TestHub) -> redforge_shared::tls::Identity {
+    redforge_shared::daemon::install_crypto();
+    let mut operator = hub.operator().await;
+    operator.site("plant").await;
+    let token = operator.enroll_token("plant").await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("signed");
+    let identity = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
+    let config = redforge_shared::tls::client_config(trust, None, time::OffsetDateTime::UNIX_EPOCH).expect("good");
+    let door = channel(hub.agents_port, config).await.expect("the agents' door is open");
+    let request = pb::EnrollRequest {
+        token: token.token,
+        csr: csr.der().to_vec().into(),
+        identity_public_key: identity.public_key_raw().to_vec().into(),
+        sealing_public_key: vec![9; 32].into(),
+        facts: None,
+        name: "by-hand".into(),
+    };
+    let mut client = pb::enrollment_client::EnrollmentClient::new(door);
+    let answer = client.enroll(request).await.unwrap_or_else(|s| panic!("enroll was refused: {s}")).into_inner();
+    let chain = std::iter::once(answer.certificate).chain(answer.chain).map(|c| c.to_vec().into()).collect();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
+    redforge_shared::tls::Identity { chain, key }
+}
+
+#[tokio::test]
+async fn an_agent_with_a_newer_protocol_version_is_told_both_versions() {
+    let hub = TestHub::start().await;
+    let identity = handmade(&hub).await;
+    let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
+    let config =
+        redforge_shared::tls::client_config(trust, Some(identity), time::OffsetDateTime::UNIX_EPOCH).expect("good");
+    let door = channel(hub.agents_port, config).await.expect("the agents' door is open");
+    let hello = pb::Hello {
+        run_id: vec![1; 16].into(),
+        start_no: 1,
+        hello_no: 1,
+        protocol_min: 98,
+        protocol_max: 99,
+        facts: Some(pb::HostFacts::default()),
+        ..Default::default()
+    };
+    let message = pb::SessionRequest { message: Some(pb::session_request::Message::Hello(hello)) };
+    let mut client = pb::control_client::ControlClient::new(door);
+    // The stream stays open behind the hello, as an agent's does.
+    let stream = futures_util::StreamExt::chain(tokio_stream::once(message), tokio_stream::pending());
+    let refusal = match client.session(stream).await {
+        Err(status) => status,
+        Ok(response) => response.into_inner().message().await.expect_err("must be refused"),
+    };
+    assert_eq!(refusal.code(), tonic::Code::FailedPrecondition, "{refusal:?}");
+    assert!(refusal.message().contains("98") || refusal.message().contains("99"), "{refusal:?}");
+    assert!(refusal.message().contains('1'), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_hub_whose_postgresql_is_down_at_start_says_so_and_serves_once_it_is_up() {
+    let mut hub = TestHub::prepare(Wishes::default());
+    hub.postgres.down();
+    hub.spawn();
+    eventually("the hub says that PostgreSQL is away", async || {
+        let process = hub.process.as_mut().expect("spawned");
+        let said = process.said().join("\n").to_lowercase();
+        let ended = process.ended();
+        assert!(ended.is_none(), "the hub gave up: {ended:?}\n{said}");
+        when(said.contains("postgres") || said.contains("database"), said)
+    })
+    .await;
+    hub.postgres.up();
+    hub.process.as_mut().expect("spawned").line("ready ", Duration::from_secs(60)).await;
+    hub.operator().await.site("plant").await;
+}
+
+#[tokio::test]
+async fn postgresql_away_later_is_refused_as_unavailable_and_heals() {
+    let mut hub = TestHub::start().await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    agent.up().await;
+    let mut operator = hub.operator().await;
+    operator.host_when("press-1", "the host is online", |h| h.link() == pb::Link::Online).await;
+    hub.postgres.down();
+    let refusal = eventually("the hub refuses", async || match operator.host("press-1").await {
+        Err(status) => Ok(status),
+        Ok(host) => Err(host),
+    })
+    .await;
+    assert_eq!(refusal.code(), tonic::Code::Unavailable, "{refusal:?}");
+    assert!(hub.process.as_mut().is_some_and(Process::is_running), "the hub died with its PostgreSQL");
+    hub.postgres.up();
+    operator.host_when("press-1", "the host is online again", |h| h.link() == pb::Link::Online).await;
+}
+
+#[tokio::test]
+async fn an_agent_without_a_docker_socket_stays_up_and_says_so() {
+    let hub = TestHub::start().await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    agent.up().await;
+    let mut operator = hub.operator().await;
+    let manifest = "apiVersion: redforge.io/v1\nkind: Instance\nmetadata:\n  name: worker\nspec:\n  host: press-1\n  kind: container\n  image: nothing:1\n";
+    operator.apply(manifest).await;
+    let host = operator
+        .host_when("press-1", "the absent engine is reported", |h| {
+            h.reason() == pb::StatusReason::RuntimeUnreachable && h.link() == pb::Link::Online
+        })
+        .await;
+    assert_eq!(host.health(), pb::Health::Error);
+    assert!(agent.process.as_mut().is_some_and(Process::is_running));
+}
+
+#[test]
+fn a_bad_configuration_ends_with_64_before_a_port_opens() {
+    let dir = folder();
+    let config = dir.path().join("bad.toml");
+    let port = free_port();
+    for (program, args) in [("redforge-hub", ["serve", "--config"]), ("redforge-edge", ["run", "--config"])] {
+        std::fs::write(&config, format!("port_base = {port}\n[agents]\nlissten = \"127.0.0.1:{port}\"\n"))
+            .expect("own");
+        let output = run(command(&binary(program)).args(args).arg(&config), Duration::from_secs(20));
+        assert_eq!(output.status.code(), Some(64), "{program}: {}", text(&output));
+        let said = text(&output);
+        assert!(said.contains("lissten") || said.contains("agents"), "{program}: {said}");
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{program} opened a port");
+    }
+}

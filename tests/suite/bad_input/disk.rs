@@ -1,0 +1,143 @@
+//! A full disk: the state folder is a small tmpfs that the story fills until a write fails, and frees again.
+use crate::words::{broker, node_red};
+use redforge_tests::{
+    agent::TestAgent,
+    flowless::broker_of,
+    hub::TestHub,
+    place::{Process, binary, command, folder, free_port, is_root, run, text},
+    publisher::Publisher,
+    wait::{eventually, eventually_within, when},
+};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+/// A tmpfs, unmounted with the value.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).expect("own folder");
+        let options = format!("size={size},mode=0711");
+        let out =
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "rft"]).arg(at), Duration::from_secs(10));
+        assert!(out.status.success(), "mounting a tmpfs needs root: {}", text(&out));
+        Self(at.to_path_buf())
+    }
+
+    /// Writes until a write fails.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = File::create(&path).expect("room for a name");
+        let mut piece = vec![0x5a; 1 << 20];
+        while !piece.is_empty() {
+            if file.write_all(&piece).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(&self.0), Duration::from_secs(10));
+    }
+}
+
+#[tokio::test]
+async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_record() {
+    assert!(is_root(), "this story mounts a tmpfs");
+    let hub = TestHub::start().await;
+    let place = folder();
+    let disk = Tmpfs::mount(&place.path().join("edge"), "64m");
+    let mut agent = TestAgent::prepare("press-1").with_state(&disk.0);
+    agent.enroll_at(&hub).await;
+    agent.up().await;
+    let mut operator = hub.operator().await;
+    operator.apply(&(broker("press-1") + &node_red("press-1", "flows", None))).await;
+    let at = broker_of(&mut operator, &agent).await;
+    let journal = agent.dir().join("acked.jsonl");
+    let mut publisher = Publisher::new(&at, "rft-publisher", &journal);
+    for i in 0..50 {
+        publisher.publish(&format!("before-{i}")).await;
+    }
+    publisher.all_acked().await;
+    let filler = disk.fill();
+    for i in 0..2_000 {
+        publisher.publish(&format!("full-{i}")).await;
+        while publisher.unacked() > 40 {
+            publisher.turn().await;
+        }
+    }
+    publisher.all_acked().await;
+    eventually("the agent says that its disk is full", async || {
+        let said = agent.process.as_ref().expect("it runs").said().join("\n").to_lowercase();
+        when(said.contains("full") || said.contains("no space"), "not said")
+    })
+    .await;
+    assert!(agent.process.as_mut().is_some_and(Process::is_running), "the agent died of a full disk");
+    fs::remove_file(filler).expect("own file");
+    let pool = hub.postgres.pool().await;
+    eventually("everything acked arrives after the disk is freed", async || {
+        let n: i64 = sqlx::query_scalar("SELECT count(*) FROM record_event").fetch_one(&pool).await.expect("there");
+        when(n == 2_050, n)
+    })
+    .await;
+    let checked = hub.checker(&["--keyed", &journal.display().to_string()]);
+    assert!(checked.good, "{}", checked.text);
+}
+
+#[tokio::test]
+async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql() {
+    assert!(is_root(), "this story mounts a tmpfs");
+    let place = folder();
+    let disk = Tmpfs::mount(&place.path().join("hub"), "192m");
+    let base = free_port();
+    let mut c = command(&binary("redforge-hub"));
+    c.args(["dev", "--state"]).arg(&disk.0).args(["--port-base", &base.to_string()]);
+    let mut hub = Process::start("dev hub", c, &place.path().join("hub.log"));
+    hub.line("ready ", Duration::from_secs(90)).await;
+    let token = fs::read_to_string(disk.0.join("operator.token")).expect("written").trim().to_owned();
+    let root = disk.0.join("root.pem");
+    let mut operator = redforge_tests::operator::Operator::connect(base + 1, &root, &token).await;
+    operator.site("before").await;
+    let filler = disk.fill();
+    // Sites with long labels until PostgreSQL cannot write any more.
+    let mut n = 0;
+    let refusal = eventually_within(Duration::from_secs(120), "a write is refused", async || {
+        for _ in 0..50 {
+            n += 1;
+            let label = "x".repeat(60);
+            let labels: String = (0..40).map(|i| format!("    l{i}: {label}\n")).collect();
+            let site = format!(
+                "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: s{n}\n  labels:\n{labels}spec: {{}}\n"
+            );
+            if let Err(refusal) = operator.try_apply(&site).await {
+                return Ok(refusal);
+            }
+        }
+        Err("still writable")
+    })
+    .await;
+    assert!(matches!(refusal.code(), tonic::Code::Unavailable | tonic::Code::ResourceExhausted), "{refusal:?}");
+    assert!(hub.is_running(), "the hub died of a full disk");
+    fs::remove_file(filler).expect("own file");
+    eventually("the hub writes again", async || {
+        let site = "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: after\nspec: {}\n";
+        operator.try_apply(site).await.map_err(|s| s.to_string())
+    })
+    .await;
+    let sites = operator
+        .admin
+        .list_sites(redforge_shared::wire::pb::ListSitesRequest::default())
+        .await
+        .expect("served")
+        .into_inner();
+    assert!(sites.sites.iter().any(|s| s.name == "sites/before"), "an acked write was lost");
+    hub.stop(Duration::from_secs(60)).await;
+}

@@ -1,0 +1,4 @@
+//! Records arrive exactly once, whatever dies on the way; and a search finds what was meant.
+mod controls;
+mod kills;
+mod search;
