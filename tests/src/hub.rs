@@ -1,4 +1,6 @@
-//! A real `redforge-hub serve` on a private PostgreSQL, to be killed, stopped and started again.
+//! A real hub on a private PostgreSQL, to be killed, stopped and started again.
+//!
+//! `dev` with a database of its own choosing: it makes its PKI and its first token by itself, and is `serve` from there on.
 use crate::{
     operator::Operator,
     place::{Process, binary, command, folder, free_port, run},
@@ -86,7 +88,7 @@ impl TestHub {
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
         let mut c = command(&binary("redforge-hub"));
-        c.arg("serve").arg("--config").arg(&self.config).envs(self.env.iter().cloned());
+        c.arg("dev").arg("--config").arg(&self.config).envs(self.env.iter().cloned());
         self.process = Some(Process::start("hub", c, &self.dir.path().join("hub.log")));
     }
 

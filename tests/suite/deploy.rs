@@ -145,7 +145,7 @@ async fn docker_a_foreign_container_with_our_name_and_image_is_not_touched() {
         .await;
     if status.reason() == pb::StatusReason::ForeignObject {
         assert_eq!(status.health(), pb::Health::Error);
-        assert_eq!(status.names, [same_name.0.clone()]);
+        assert_eq!(status.names, std::slice::from_ref(&same_name.0));
     }
     stays(Duration::from_secs(5), "the foreign containers", async || (look(&same_name.0), look(&other_host.0))).await;
     assert_eq!((look(&same_name.0), look(&other_host.0)), before);

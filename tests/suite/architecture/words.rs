@@ -7,11 +7,14 @@ use super::{
 const BANNED_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc", "manager", "types"];
 
 /// Files longer than [`MAX_LINES`], each with its reason.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[(
+    "edge-agent/src/db/outbox/books.rs",
+    "append, ack, lost and prune keep the same rows true; apart they could only be checked together",
+)];
 const MAX_LINES: usize = 500;
 
-/// Rooms that hold the project's SQL.
-const SQL_ROOMS: &[&str] = &["hub/src/store", "edge-agent/src/db"];
+/// Rooms that hold the project's SQL. A private cluster's one database is made before there is anything to connect to.
+const SQL_ROOMS: &[&str] = &["hub/src/store", "edge-agent/src/db", "hub/src/dev_postgres"];
 
 /// Everything that leaves a host, by the generated client it uses, and the only rooms that may.
 const SENDERS: &[(&str, &[&str])] = &[

@@ -113,7 +113,7 @@ async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql(
         for _ in 0..50 {
             n += 1;
             let label = "x".repeat(60);
-            let labels: String = (0..40).map(|i| format!("    l{i}: {label}\n")).collect();
+            let labels = (0..40).map(|i| format!("    l{i}: {label}\n")).collect::<Vec<_>>().concat();
             let site = format!(
                 "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: s{n}\n  labels:\n{labels}spec: {{}}\n"
             );

@@ -111,14 +111,18 @@ impl Chaos<'_> {
                 kill + 1
             );
             if kill % 2 == 0 {
-                self.agent.kill9()
+                self.agent.kill9();
             } else {
-                self.hub.kill9()
+                self.hub.kill9();
             }
             held.rollback().await.expect("PostgreSQL serves");
             tokio::time::sleep(Duration::from_millis(random.random_range(50..800))).await;
             self.proxy.set(Weather::Clear);
-            if kill % 2 == 0 { self.agent.up().await } else { self.hub.up().await }
+            if kill % 2 == 0 {
+                self.agent.up().await;
+            } else {
+                self.hub.up().await;
+            }
         }
         self.board.allowed.set(KEYS);
         self.in_flight_kills
