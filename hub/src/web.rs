@@ -172,3 +172,6 @@ fn html(status: StatusCode, page: impl askama::Template) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

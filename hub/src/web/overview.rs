@@ -111,7 +111,7 @@ impl Overview {
         Ok(Self { tiles: overview.tiles(), ..overview })
     }
 
-    fn tiles(&self) -> Vec<Tile> {
+    pub(super) fn tiles(&self) -> Vec<Tile> {
         let online = self.hosts.iter().filter(|h| h.link.word == "Online").count();
         let running = self.instances.iter().filter(|i| i.phase.word == "Running").count();
         let sum = |f: fn(&RecordRow) -> u64| self.records.iter().map(f).sum::<u64>();

@@ -1,0 +1,181 @@
+//! The page as a browser meets it: who is let in, what is sent with it, and that no text becomes markup.
+use super::{
+    overview::{Overview, Page, parts},
+    rows::{EventRow, HostRow, InstanceRow, records},
+    *,
+};
+use crate::{
+    api::{Parts as ApiParts, Role},
+    pki::{Lifetimes, Pki},
+    store::testing::TestDatabase,
+};
+use askama::Template as _;
+use axum::{body::Body, http::Request};
+use futures_util::StreamExt as _;
+use redforge_shared::{
+    clock::ManualClock,
+    wire::{pb, timestamp},
+};
+use std::time::Duration;
+use time::macros::datetime;
+use tower::ServiceExt as _;
+
+const NOW: time::OffsetDateTime = datetime!(2026-11-23 10:00 UTC);
+
+async fn web(db: &TestDatabase) -> Router {
+    let clock: SharedClock = Arc::new(ManualClock::new(NOW));
+    let day = Duration::from_secs(86_400);
+    let callers = Callers::new(db.store.clone(), clock.clone());
+    callers.admit("rfo_viewer", "desk", Role::Viewer, None).await.expect("a token");
+    let api = Api::new(ApiParts {
+        store: db.store.clone(),
+        pki: Pki::new(Lifetimes { host: day, server: day }),
+        clock: clock.clone(),
+        public_url: "https://hub.example:7443".into(),
+        heartbeat: Duration::from_secs(10),
+        embed: None,
+    });
+    router(Parts { api, callers, clock, stop: CancellationToken::new() })
+}
+
+async fn call(web: &Router, path: &str, cookie: Option<&str>) -> Response {
+    let mut request = Request::get(path);
+    if let Some(cookie) = cookie {
+        request = request.header(header::COOKIE, cookie);
+    }
+    web.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer")
+}
+
+async fn text(response: Response) -> String {
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+#[tokio::test]
+async fn only_a_good_token_sees_the_page_and_a_cut_shows() {
+    let db = TestDatabase::start().await;
+    let web = web(&db).await;
+    for (path, cookie) in [("/", None), ("/", Some("redforge_session=wrong")), ("/login?token=wrong", None)] {
+        let response = call(&web, path, cookie).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert!(text(response).await.contains("Operator token"), "{path}");
+    }
+    assert_eq!(call(&web, "/live", None).await.status(), StatusCode::UNAUTHORIZED);
+    let response = call(&web, "/login?token=rfo_viewer", None).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    let cookie = response.headers()[header::SET_COOKIE].to_str().expect("text").to_owned();
+    for word in ["HttpOnly", "Secure", "SameSite=Lax"] {
+        assert!(cookie.contains(word), "{cookie}");
+    }
+    let cookie = cookie.split(';').next();
+    let response = call(&web, "/", cookie).await;
+    assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
+    assert!(text(response).await.contains("No host has enrolled yet"));
+    let live = call(&web, "/live", cookie).await;
+    let mut events = live.into_body().into_data_stream();
+    let first = events.next().await.expect("an event").expect("bytes");
+    assert!(first.starts_with(b"event: parts\ndata: {\"at\":\"10:00:00 UTC\""), "{first:?}");
+    // The database goes away under an open page: the next look says so.
+    db.store.close().await;
+    loop {
+        let next = events.next().await.expect("an event").expect("bytes");
+        if String::from_utf8_lossy(&next).contains("cannot read its database") {
+            break;
+        }
+    }
+}
+
+fn sample() -> Overview {
+    let ago = |s| Some(timestamp(NOW - time::Duration::seconds(s)));
+    let evil = "<script>alert(1)</script>\r\n\"'&";
+    let host = |name: &str, link: pb::Link, seen, waiting| pb::Host {
+        name: format!("hosts/{name}"),
+        site: "sites/hall-2".into(),
+        link: link.into(),
+        health: pb::Health::Healthy.into(),
+        sync: pb::Sync::UpToDate.into(),
+        last_seen_at: ago(seen),
+        report_age_s: seen,
+        generation: 7,
+        observed_generation: 7,
+        instance_count: 3,
+        instances_running: 3,
+        names: vec![evil.into()],
+        outbox: vec![pb::OutboxStatus { class: pb::RecordClass::Log.into(), waiting, ..Default::default() }],
+        ..Default::default()
+    };
+    let hosts = [
+        host("press-1", pb::Link::Online, 3, 0),
+        host("press-2", pb::Link::Stale, 15, 12),
+        host("oven-1", pb::Link::Offline, 4_000, 1204),
+    ];
+    let instance =
+        |host: &str, name: &str, link: pb::Link, phase: pb::Phase, health: pb::Health, sync: pb::Sync| pb::Instance {
+            name: format!("hosts/{host}/instances/{name}"),
+            kind: "node-red".into(),
+            status: Some(pb::InstanceStatus {
+                phase: phase.into(),
+                health: health.into(),
+                sync: sync.into(),
+                ..Default::default()
+            }),
+            host_link: link.into(),
+            report_age_s: 4,
+            ..Default::default()
+        };
+    let instances = [
+        instance("press-1", "flows", pb::Link::Online, pb::Phase::Running, pb::Health::Healthy, pb::Sync::UpToDate),
+        instance("press-1", "models", pb::Link::Online, pb::Phase::Pulling, pb::Health::Unknown, pb::Sync::Updating),
+        instance("press-1", "legacy", pb::Link::Online, pb::Phase::Crashed, pb::Health::Error, pb::Sync::Failed),
+        instance("oven-1", "flows", pb::Link::Offline, pb::Phase::Running, pb::Health::Healthy, pb::Sync::UpToDate),
+    ];
+    let stream = |host: &str, class: pb::RecordClass, committed, gaps, resent| pb::Stream {
+        host: format!("hosts/{host}"),
+        class: class.into(),
+        committed,
+        gaps,
+        resent,
+        last_commit_at: ago(5),
+        ..Default::default()
+    };
+    let streams = [
+        stream("press-1", pb::RecordClass::Vector, 4_212, 0, 17),
+        stream("press-1", pb::RecordClass::Log, 18_093, 3, 0),
+        stream("oven-1", pb::RecordClass::Log, 3_310, 0, 0),
+    ];
+    let event = |warning, reason: &str, message: &str| pb::Event {
+        at: ago(90),
+        reason: reason.into(),
+        warning,
+        resource: "hosts/oven-1".into(),
+        actor: "hub".into(),
+        message: message.into(),
+    };
+    let events = [event(true, "HOST_OFFLINE", evil), event(false, "HOST_ENROLLED", "enrolled with token desk")];
+    let overview = Overview {
+        at: "10:00:00 UTC".into(),
+        hosts: hosts.iter().map(|h| HostRow::new(h, NOW)).collect(),
+        instances: instances.iter().map(InstanceRow::new).collect(),
+        records: records(&hosts, &streams, NOW),
+        events: events.iter().map(|e| EventRow::new(e, NOW)).collect(),
+        ..Overview::default()
+    };
+    Overview { tiles: overview.tiles(), ..overview }
+}
+
+#[test]
+fn texts_never_become_markup_and_nothing_is_fetched_elsewhere() {
+    let o = sample();
+    let page = Page { o: &o }.render().expect("renders");
+    assert!(!page.contains("<script>") && page.contains("&#60;script&#62;"), "{page}");
+    assert!(!parts(&o).contains(['\n', '\r']), "an event must be one line");
+    for text in [page.as_str(), include_str!("../../static/page.css"), include_str!("../../static/page.js")] {
+        for elsewhere in ["http:", "https:", "url(", "@import", "=\"//", "style=\"", "onclick"] {
+            assert!(!text.contains(elsewhere), "{elsewhere}");
+        }
+    }
+    assert!(include_str!("../../static/page.js").lines().count() < 150);
+    // The offline host's instance runs for all we know; it is not shown so.
+    let row = page.split("<tr>").find(|r| r.contains("oven-1") && r.contains("flows")).expect("the row");
+    assert!(!row.contains("chip good") && row.contains("was Healthy"), "{row}");
+}
