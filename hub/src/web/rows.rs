@@ -78,14 +78,14 @@ fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {
     from_timestamp("at", t).ok()
 }
 
-/// Seconds as people say them.
+/// How long ago, as people say it; less than nothing is never.
 pub fn ago(seconds: i64) -> String {
     match seconds {
         ..0 => "never".into(),
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7_200 => format!("{} min", s / 60),
-        s @ 7_200..172_800 => format!("{} h", s / 3_600),
-        s => format!("{} d", s / 86_400),
+        s @ 0..120 => format!("{s} s ago"),
+        s @ 120..7_200 => format!("{} min ago", s / 60),
+        s @ 7_200..172_800 => format!("{} h ago", s / 3_600),
+        s => format!("{} d ago", s / 86_400),
     }
 }
 
@@ -251,6 +251,6 @@ mod tests {
         let host = pb::Host { name: "hosts/press-4".into(), outbox, ..Default::default() };
         let rows = records(&[host], &[stream(50), stream(7)], now);
         let r = &rows[0];
-        assert_eq!((r.committed, r.waiting, r.gaps, r.resent, r.known, r.last.as_str()), (57, 30, 4, 2, 87, "7 s"));
+        assert_eq!((r.committed, r.waiting, r.gaps, r.resent, r.known, r.last.as_str()), (57, 30, 4, 2, 87, "7 s ago"));
     }
 }
