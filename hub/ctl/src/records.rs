@@ -3,11 +3,12 @@ use crate::{
     cli::{Class, Logs, Records},
     config::Connection,
     connection,
-    failure::{Failure, Outcome},
+    failure::{Exit, Failure, Outcome},
     get,
-    output::{self, Cell, Format, cell},
+    output::{self, Cell, Format, Listing, cell},
     views, words,
 };
+use clap::ValueEnum as _;
 use redforge_shared::wire::pb;
 use serde_json::{Value, json};
 
@@ -64,41 +65,58 @@ fn row(r: &pb::Record) -> Vec<Cell> {
     ]
 }
 
-/// Lists records, or follows them.
+/// Lists records, or follows those of one class.
 pub async fn list(settings: &Connection, a: &Records) -> Outcome {
-    let request = pb::ListRecordsRequest {
-        host: words::host_filter(a.host.as_ref())?,
-        class: a.class.map_or(0, |c| c.wire().into()),
-        instance: a.instance.clone().unwrap_or_default(),
-        limit: a.limit,
-        follow: a.follow,
-        key: a.key.clone().unwrap_or_default(),
-    };
+    if a.follow && a.class.is_none() {
+        return Err(Failure::new(Exit::Usage, "--follow needs a --class: vector, log, event or measurement"));
+    }
+    let host = words::host_filter(a.host.as_ref())?;
     let mut admin = connection::connect(settings).await?;
-    let mut stream = admin.list_records(request).await?.into_inner();
-    let mut held = Vec::new();
-    while let Some(r) = stream.message().await? {
-        match a.output {
-            // Rows of a finished list are aligned; rows that arrive are not worth waiting for.
-            Format::Table | Format::Wide if a.follow => {
-                output::line(&output::table(&HEAD, &[row(&r)], output::color_stdout())[1]);
+    let classes = a.class.map_or_else(|| Class::value_variants().to_vec(), |c| vec![c]);
+    let mut found = Vec::new();
+    for class in classes {
+        let request = pb::ListRecordsRequest {
+            host: host.clone(),
+            class: class.wire().into(),
+            instance: a.instance.clone().unwrap_or_default(),
+            limit: a.limit,
+            follow: a.follow,
+            key: a.key.clone().unwrap_or_default(),
+        };
+        let mut stream = admin.list_records(request).await?.into_inner();
+        while let Some(r) = stream.message().await? {
+            if a.follow {
+                print_arriving(&r, a.output)?;
+            } else {
+                found.push(r);
             }
-            Format::Table | Format::Wide => held.push(row(&r)),
-            Format::Json => {
-                output::line(&serde_json::to_string(&object(&r)).map_err(|e| Failure::error(e.to_string()))?);
-            }
-            Format::Yaml => output::line(&format!("---\n{}", output::yaml(&[object(&r)])?.trim_end())),
-            Format::Name => output::line(&r.name),
         }
     }
-    if matches!(a.output, Format::Table | Format::Wide) {
-        if held.is_empty() {
-            output::say("No such record has arrived.");
-        } else {
-            for line in &output::table(&HEAD, &held, output::color_stdout()) {
-                output::line(line);
-            }
+    // Newest first over all classes; within a class the hub's order stays.
+    found.sort_by_key(|r| std::cmp::Reverse(r.received_at.map(|t| (t.seconds, t.nanos))));
+    found.truncate(a.limit as usize);
+    let objects: Vec<Value> = found.iter().map(object).collect();
+    let listing = Listing {
+        head: HEAD.to_vec(),
+        rows: found.iter().map(row).collect(),
+        names: found.iter().map(|r| r.name.clone()).collect(),
+        manifests: objects.clone(),
+        objects,
+        single: false,
+        empty: "No such record has arrived.",
+    };
+    if a.follow { Ok(()) } else { listing.print(a.output) }
+}
+
+/// Rows that arrive are not worth waiting for: each is written at once, JSON one object a line.
+fn print_arriving(r: &pb::Record, format: Format) -> Outcome {
+    match format {
+        Format::Table | Format::Wide => {
+            output::line(&output::table(&HEAD, &[row(r)], output::color_stdout())[1]);
         }
+        Format::Json => output::line(&object(r).to_string()),
+        Format::Yaml => output::line(&format!("---\n{}", output::yaml(&[object(r)])?.trim_end())),
+        Format::Name => output::line(&r.name),
     }
     Ok(())
 }

@@ -38,9 +38,10 @@ pub fn class(v: i32) -> String {
     redforge_shared::record::RecordClass::from_wire(v).map_or_else(|| "unknown".into(), |c| c.to_string())
 }
 
-/// RFC 3339, or nothing.
+/// RFC 3339 in whole seconds, or nothing.
 pub fn time(t: Option<&Timestamp>) -> String {
     t.and_then(|t| redforge_shared::wire::from_timestamp("time", Some(t)).ok())
+        .and_then(|t| t.replace_nanosecond(0).ok())
         .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
 }
