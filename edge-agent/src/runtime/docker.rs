@@ -304,4 +304,43 @@ mod tests {
         let error = docker.version().await.expect_err("there is no engine");
         assert!(matches!(error, RuntimeError::Unreachable(_)) && error.is_retryable(), "{error}");
     }
+
+    /// An engine that never answers its first connection, and all others.
+    async fn slow_first(listener: tokio::net::UnixListener) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut first = None;
+        loop {
+            let (mut socket, _) = listener.accept().await.expect("a connection");
+            if first.is_none() {
+                first = Some(socket);
+                continue;
+            }
+            let mut request = [0; 4096];
+            assert_ne!(socket.read(&mut request).await.expect("a request"), 0);
+            let body = r#"{"ApiVersion":"1.41","Version":"20.10"}"#;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            socket.write_all(answer.as_bytes()).await.expect("an answer");
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_nobody_polls_hold_up_no_request() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("docker.sock");
+        let server = slow_first(tokio::net::UnixListener::bind(&path).expect("a socket"));
+        let docker = Docker::new(&path);
+        let mut events = docker.events(HostId(uuid::Uuid::nil()));
+        // Long enough for its attempt to have begun; it never ends.
+        let began = async {
+            assert!(tokio::time::timeout(std::time::Duration::from_millis(200), events.next()).await.is_err());
+            docker.version().await
+        };
+        let answered = tokio::select! {
+            () = server => None,
+            answered = tokio::time::timeout(std::time::Duration::from_secs(20), began) => Some(answered),
+        };
+        let version = answered.expect("the server never ends").expect("an answer in time").expect("a version");
+        assert_eq!(version, EngineVersion { engine: "20.10".into(), api: "1.41".into() });
+    }
 }
