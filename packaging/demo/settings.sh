@@ -52,6 +52,7 @@ launch() { # NAME LOG COMMAND...   starts a process of its own session; it survi
   shift 2
   setsid "$@" >>"$log" 2>&1 </dev/null 9>&- &
   local pid=$!
+  disown "$pid"
   echo "$pid $(started_at "$pid")" >"$RUN/$name.pid.new"
   mv "$RUN/$name.pid.new" "$RUN/$name.pid"
 }
