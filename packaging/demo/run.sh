@@ -82,7 +82,7 @@ began=$SECONDS
 verdict() {
   "$BIN/redforge-checker" --database "$(database)" --documents "$STATE/journal" --json "$STATE/checker.json" >"$STATE/checker.out" 2>&1 9>&-
 }
-until_true 180 "the backlog" verdict || { cat "$STATE/checker.out" >&2; fail "the checker found differences"; }
+until_true 120 "the backlog" verdict || { cat "$STATE/checker.out" >&2; fail "the checker found differences"; }
 caught_up_s=$((SECONDS - began))
 cat "$STATE/checker.out"
 echo $((round + 1)) >"$STATE/round"
