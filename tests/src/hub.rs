@@ -34,6 +34,8 @@ pub struct TestHub {
     pub agents_port: u16,
     pub operators_port: u16,
     pub metrics_port: u16,
+    /// `dev`, or `serve` once a `dev` has made what it needs.
+    pub verb: &'static str,
     /// Settings as environment variables, for the next start.
     pub env: Vec<(String, String)>,
     config: PathBuf,
@@ -77,7 +79,18 @@ impl TestHub {
             wishes.more
         );
         fs::write(&config, text).expect("own folder");
-        Self { process: None, postgres, agents_port, operators_port, metrics_port, env: Vec::new(), config, state, dir }
+        Self {
+            process: None,
+            postgres,
+            agents_port,
+            operators_port,
+            metrics_port,
+            verb: "dev",
+            env: Vec::new(),
+            config,
+            state,
+            dir,
+        }
     }
 
     /// Runs `redforge-hub` with these arguments and this hub's configuration, to its end.
@@ -88,7 +101,7 @@ impl TestHub {
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
         let mut c = command(&binary("redforge-hub"));
-        c.arg("dev").arg("--config").arg(&self.config).envs(self.env.iter().cloned());
+        c.arg(self.verb).arg("--config").arg(&self.config).envs(self.env.iter().cloned());
         self.process = Some(Process::start("hub", c, &self.dir.path().join("hub.log")));
     }
 

@@ -10,8 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
+    sync::{oneshot, watch},
 };
 
 /// What happens to bytes now.
@@ -35,7 +34,7 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     /// Bytes that passed upward.
     pub up_bytes: Arc<AtomicU64>,
-    task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 impl Proxy {
@@ -47,15 +46,27 @@ impl Proxy {
         let up_bytes = Arc::new(AtomicU64::new(0));
         let target = SocketAddr::from(([127, 0, 0, 1], target_port));
         let passed = up_bytes.clone();
-        #[expect(clippy::disallowed_methods, reason = "a story has no tracked tasks; this one ends with the proxy")]
-        let task = tokio::spawn(async move {
-            let mut joined = tokio::task::JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                joined.spawn(connection(client, target, seen.clone(), passed.clone()));
-                while joined.try_join_next().is_some() {}
-            }
+        // A thread of its own: a story may wait for a command that speaks through this proxy.
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listener = listener.into_std().expect("just bound");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("just bound");
+                let mut joined = tokio::task::JoinSet::new();
+                let accepting = async {
+                    while let Ok((client, _)) = listener.accept().await {
+                        joined.spawn(connection(client, target, seen.clone(), passed.clone()));
+                        while joined.try_join_next().is_some() {}
+                    }
+                };
+                tokio::select! {
+                    () = accepting => {}
+                    _ = stopped => {}
+                }
+            });
         });
-        Self { port, weather, up_bytes, task }
+        Self { port, weather, up_bytes, stop: Some(stop) }
     }
 
     pub fn set(&self, weather: Weather) {
@@ -70,7 +81,9 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).ok();
+        }
     }
 }
 

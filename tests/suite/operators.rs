@@ -26,9 +26,13 @@ fn grpcurl() -> PathBuf {
 #[tokio::test]
 async fn grpcurl_lists_and_describes_the_services_and_calls_get_host() {
     let tool = grpcurl();
-    let hub = TestHub::start().await;
+    let mut hub = TestHub::start().await;
     let mut agent = TestAgent::prepare("press-1");
     agent.enroll_at(&hub).await;
+    // `dev` shows its services to everybody on the machine; `serve` does not.
+    hub.stop().await;
+    hub.verb = "serve";
+    hub.up().await;
     let call = |with_token: bool, args: &[&str]| {
         let mut c = Command::new(&tool);
         c.arg("-cacert").arg(hub.root_pem()).args(["-servername", "hub.redforge.internal"]);
