@@ -122,7 +122,8 @@ fn say(text: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }
 
-fn main() -> ExitCode {
+/// Also called by the build with fault points, which arms them first.
+pub fn main() -> ExitCode {
     daemon::install_crypto();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

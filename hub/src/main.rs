@@ -125,7 +125,8 @@ impl From<RoleArg> for Role {
     }
 }
 
-fn main() -> ExitCode {
+/// Also called by the build with fault points, which arms them first.
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

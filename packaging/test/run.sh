@@ -25,4 +25,6 @@ phase install bash packaging/test/prepare.sh
 phase engine engine_up
 phase images bash packaging/images/build.sh all
 phase build cargo build --workspace --all-targets --locked
+phase faults cargo build --workspace --locked --features redforge-edge/failpoints,redforge-hub/failpoints \
+  --bin redforge-edge-faults --bin redforge-hub-faults
 phase tests cargo nextest run --workspace --locked "$@"

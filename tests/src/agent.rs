@@ -2,7 +2,7 @@
 use crate::{
     engine,
     hub::TestHub,
-    place::{Process, binary, command, folder, free_port, run, text},
+    place::{Process, binary, command, fault_binary, folder, free_port, run, text},
 };
 use redforge_shared::wire::pb;
 use std::{
@@ -24,6 +24,8 @@ pub struct TestAgent {
     pub page_port: u16,
     /// Settings as environment variables.
     pub env: Vec<(String, String)>,
+    /// Run the program with fault points from the next start on.
+    pub faults: bool,
     state: PathBuf,
     dir: TempDir,
 }
@@ -37,7 +39,7 @@ impl TestAgent {
         fs::create_dir_all(dir.path().join("er")).expect("own folder");
         let page_port = free_port();
         let env = vec![("REDFORGE_EDGE__PAGE__LISTEN".into(), format!("127.0.0.1:{page_port}"))];
-        Self { process: None, name: name.into(), host_id: String::new(), page_port, env, state, dir }
+        Self { process: None, name: name.into(), host_id: String::new(), page_port, env, faults: false, state, dir }
     }
 
     /// Puts the state folder elsewhere.
@@ -95,9 +97,12 @@ impl TestAgent {
 
     /// Starts the process without waiting.
     pub fn spawn(&mut self) {
-        let mut c = self.tool(&["run", "--state"]);
-        c.arg(&self.state).arg("--run-dir").arg(self.dir.path().join("er"));
-        self.process = Some(Process::start(&self.name, c, &self.dir.path().join("edge.log")));
+        let program = if self.faults { fault_binary("redforge-edge-faults") } else { binary("redforge-edge") };
+        let mut c = command(&program);
+        c.args(["run", "--state"]).arg(&self.state).arg("--run-dir").arg(self.dir.path().join("er"));
+        c.envs(self.env.iter().cloned());
+        let start = if self.faults { Process::start_with_faults } else { Process::start };
+        self.process = Some(start(&self.name, c, &self.dir.path().join("edge.log")));
     }
 
     /// Starts the process and waits until its loops run.

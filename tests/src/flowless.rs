@@ -23,7 +23,7 @@ pub async fn broker_of(operator: &mut Operator, agent: &TestAgent) -> Broker {
         found.unwrap_or_else(|| panic!("{name} is not set in the node-red instance")).to_owned()
     };
     let address = engine::address(&agent.container("broker").expect("it runs"));
-    Broker { address, user: get("REDFORGE_MQTT_USER"), password: get("REDFORGE_MQTT_PASSWORD") }
+    Broker { address, port: 1883, user: get("REDFORGE_MQTT_USER"), password: get("REDFORGE_MQTT_PASSWORD") }
 }
 
 /// One JSON call over plain HTTP.

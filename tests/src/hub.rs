@@ -3,7 +3,7 @@
 //! `dev` with a database of its own choosing: it makes its PKI and its first token by itself, and is `serve` from there on.
 use crate::{
     operator::Operator,
-    place::{Process, binary, command, folder, free_port, run},
+    place::{Process, binary, command, fault_binary, folder, free_port, run},
     postgres::Postgres,
 };
 use std::{
@@ -38,6 +38,8 @@ pub struct TestHub {
     pub verb: &'static str,
     /// Settings as environment variables, for the next start.
     pub env: Vec<(String, String)>,
+    /// Run the program with fault points from the next start on.
+    pub faults: bool,
     config: PathBuf,
     state: PathBuf,
     dir: TempDir,
@@ -87,6 +89,7 @@ impl TestHub {
             metrics_port,
             verb: "dev",
             env: Vec::new(),
+            faults: false,
             config,
             state,
             dir,
@@ -100,9 +103,11 @@ impl TestHub {
 
     /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
-        let mut c = command(&binary("redforge-hub"));
+        let program = if self.faults { fault_binary("redforge-hub-faults") } else { binary("redforge-hub") };
+        let mut c = command(&program);
         c.arg(self.verb).arg("--config").arg(&self.config).envs(self.env.iter().cloned());
-        self.process = Some(Process::start("hub", c, &self.dir.path().join("hub.log")));
+        let start = if self.faults { Process::start_with_faults } else { Process::start };
+        self.process = Some(start("hub", c, &self.dir.path().join("hub.log")));
     }
 
     /// Starts the process and waits until it serves.

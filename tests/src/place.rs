@@ -41,6 +41,24 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// One of the programs with fault points (`redforge-hub-faults`, `redforge-edge-faults`), beside the shipped ones and built
+/// here unless that is done: what they are made of besides the two crates is shared with the ordinary build.
+pub fn fault_binary(name: &str) -> PathBuf {
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    let own = std::env::current_exe().expect("a test knows its file");
+    let folder = own.ancestors().nth(2).expect("a test lies in TARGET/debug/deps");
+    BUILT.call_once(|| {
+        let features = "redforge-edge/failpoints,redforge-hub/failpoints";
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--workspace", "--locked", "--features", features]);
+        cargo.args(["--bin", "redforge-edge-faults", "--bin", "redforge-hub-faults", "--target-dir"]);
+        cargo.arg(folder.parent().expect("below the target folder")).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let built = run(&mut cargo, Duration::from_secs(900));
+        assert!(built.status.success(), "the programs with fault points do not build:\n{}", text(&built));
+    });
+    folder.join(name)
+}
+
 /// Am I root?
 pub fn is_root() -> bool {
     rustix::process::getuid().is_root()
@@ -64,8 +82,17 @@ pub struct Process {
 
 impl Process {
     /// Starts it; both outputs are kept and appended to `log`.
-    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn start(name: &str, command: Command, log: &Path) -> Self {
+        Self::start_with(name, command, log, Stdio::null())
+    }
+
+    /// Starts a program with fault points; [`Process::arm`] speaks to it.
+    pub fn start_with_faults(name: &str, command: Command, log: &Path) -> Self {
+        Self::start_with(name, command, log, Stdio::piped())
+    }
+
+    fn start_with(name: &str, mut command: Command, log: &Path, stdin: Stdio) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e}"));
         let said = Arc::new(Mutex::new(Vec::new()));
         let out: Box<dyn std::io::Read + Send> = Box::new(child.stdout.take().expect("piped"));
@@ -125,6 +152,28 @@ impl Process {
         }
     }
 
+    /// Arms a fault point: `NAME=ACTIONS`. It holds when this returns.
+    pub async fn arm(&mut self, point: &str) {
+        use std::io::Write;
+        let stdin = self.child.stdin.as_mut().expect("started with faults");
+        writeln!(stdin, "{point}").expect("it reads what it is told");
+        self.line(&format!("armed {point}"), Duration::from_secs(60)).await;
+    }
+
+    /// Waits until it is killed by SIGKILL, as an armed `panic` does.
+    pub async fn killed(&mut self, deadline: Duration) {
+        use std::os::unix::process::ExitStatusExt;
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.ended() {
+                break status;
+            }
+            assert!(began.elapsed() < deadline, "{} never came to its fault point:\n{}", self.name, self.tail());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        assert_eq!(status.signal(), Some(9), "{} ended otherwise:\n{}", self.name, self.tail());
+    }
+
     /// Its last words, for a failure's text.
     pub fn tail(&self) -> String {
         let said = self.said();
@@ -139,7 +188,9 @@ impl Process {
 
     /// kill -9, and waits until it is gone.
     pub fn kill9(&mut self) {
-        self.signal(rustix::process::Signal::KILL);
+        if self.is_running() {
+            self.signal(rustix::process::Signal::KILL);
+        }
         drop(self.child.wait());
     }
 

@@ -15,6 +15,7 @@ use std::{
 #[derive(Clone, Debug)]
 pub struct Broker {
     pub address: String,
+    pub port: u16,
     pub user: String,
     pub password: String,
 }
@@ -32,7 +33,7 @@ pub struct Publisher {
 impl Publisher {
     /// Connects lazily as `id`; acked keys are appended to `journal`.
     pub fn new(broker: &Broker, id: &str, journal: &Path) -> Self {
-        let mut options = MqttOptions::new(id, broker.address.clone(), 1883);
+        let mut options = MqttOptions::new(id, broker.address.clone(), broker.port);
         options
             .set_credentials(broker.user.clone(), broker.password.clone())
             .set_clean_session(false)

@@ -57,7 +57,7 @@ impl Deeds<'_> {
             if step.instance().is_some_and(|i| waiting.contains(i)) {
                 continue;
             }
-            fail::fail_point!("reconcile-before-step");
+            fail::fail_point!("reconcile.before-step");
             tracing::info!(step = %step, "reconcile");
             let Err(fault) = self.take(step).await else { continue };
             tracing::warn!(step = %step, error = %Chain(&fault), "step failed");

@@ -71,11 +71,14 @@ impl Ingest {
             }
         };
         match self.commit(&batch).await {
-            Ok(Ok(())) => Ok(upload_response::Message::Ack(pb::Ack {
-                stream: Some(wire.clone()),
-                first_seq: first,
-                last_seq: last,
-            })),
+            Ok(Ok(())) => {
+                fail::fail_point!("ack.before");
+                Ok(upload_response::Message::Ack(pb::Ack {
+                    stream: Some(wire.clone()),
+                    first_seq: first,
+                    last_seq: last,
+                }))
+            }
             Ok(Err(Refusal::Host(why))) => Err(host_refused(why)),
             Ok(Err(why)) => {
                 tracing::warn!(host.id = %host, stream.class = %batch.stream.class, error = %why, "record refused");
