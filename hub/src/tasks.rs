@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod index_vectors;
 pub mod keep_certificates;
 pub mod keep_database;
 pub mod liveness;

@@ -50,3 +50,6 @@ if ! command -v cargo-nextest >/dev/null 2>&1; then
   echo "installing cargo-nextest (a few minutes, once)"
   cargo install --locked --quiet cargo-nextest
 fi
+
+# PostgreSQL with pgvector, which Debian 12 has no package of: the tests of the vector index run on it.
+echo "PostgreSQL with pgvector: $(bash "$(dirname "$0")/../postgres/fetch.sh")"

@@ -259,15 +259,15 @@ pub fn collections(all: &[pb::Collection]) -> Listing {
             cell(&c.model),
             cell(c.dim.to_string()),
             cell(&c.metric),
-            cell(c.vectors.to_string()),
+            cell(format!("{}{}", if c.vectors_estimated { "~" } else { "" }, c.vectors)),
             cell(c.pending.to_string()),
             cell(&c.index),
         ]
     };
     let object = |c: &pb::Collection| {
         json!({"name": c.name, "model": c.model, "modelDigest": c.model_digest, "dim": c.dim, "metric": c.metric,
-               "vectors": c.vectors, "pending": c.pending, "index": c.index, "documentPrefix": c.document_prefix,
-               "queryPrefix": c.query_prefix})
+               "vectors": c.vectors, "vectorsEstimated": c.vectors_estimated, "pending": c.pending, "index": c.index,
+               "documentPrefix": c.document_prefix, "queryPrefix": c.query_prefix})
     };
     let objects: Vec<Value> = all.iter().map(object).collect();
     Listing {

@@ -1,23 +1,5 @@
-//! Vectors and how near they are. Pure.
-use half::f16;
+//! How near two vectors are, and which few are the nearest. Pure.
 use redforge_shared::record::Metric;
-
-/// A vector's components, whatever they were written as; none if the bytes do not hold `dim` finite ones.
-pub fn decode(encoding: &str, dim: usize, scale: f32, data: &[u8]) -> Option<Vec<f32>> {
-    let components: Vec<f32> = match encoding {
-        "f32" => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        "f16" => data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        "i8" => data.iter().map(|b| f32::from(b.cast_signed()) * scale).collect(),
-        _ => return None,
-    };
-    let width = match encoding {
-        "f32" => 4,
-        "f16" => 2,
-        _ => 1,
-    };
-    let whole = components.len() == dim && data.len() == dim * width;
-    (whole && components.iter().all(|c| c.is_finite())).then_some(components)
-}
 
 /// Nearness: greater is nearer. Cosine similarity, the product, or the negated distance.
 pub fn score(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
@@ -69,20 +51,6 @@ impl<T: Ord> Best<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn three_encodings_say_the_same() {
-        let want = [0.5_f32, -1.0, 0.25];
-        let f32s: Vec<u8> = want.iter().flat_map(|c| c.to_le_bytes()).collect();
-        let f16s: Vec<u8> = want.iter().flat_map(|c| f16::from_f32(*c).to_le_bytes()).collect();
-        let i8s: Vec<u8> = [64_i8, -128, 32].iter().map(|c| c.cast_unsigned()).collect();
-        assert_eq!(decode("f32", 3, 1.0, &f32s).expect("f32"), want);
-        assert_eq!(decode("f16", 3, 1.0, &f16s).expect("f16"), want);
-        assert_eq!(decode("i8", 3, 1.0 / 128.0, &i8s).expect("i8"), want);
-        assert!(decode("f32", 3, 1.0, &f32s[..11]).is_none());
-        assert!(decode("f64", 3, 1.0, &f32s).is_none());
-        assert!(decode("f32", 1, 1.0, &f32::NAN.to_le_bytes()).is_none());
-    }
 
     #[test]
     fn nearness_by_each_metric() {

@@ -1,21 +1,37 @@
 //! Search by meaning: a text, a stored record or a vector in, the nearest chunks out. No text is ever matched.
 //!
-//! Exact: every vector that counts is read once and scored, which is refused above [`MAX_EXACT`] stored ones. A collection
-//! whose vectors do not all come from its model is refused by name.
+//! Through the collection's index where it is fresh enough. Else exact: every vector that counts is read once and scored,
+//! which is refused above [`MAX_EXACT`] stored ones with the reason. Either way what is shown is scored here, so that both
+//! give the same scores. A collection whose vectors do not all come from its model is refused by name.
 use super::{
     Api, ApiError, Caller, names,
-    score::{Best, decode, score},
+    score::{Best, score},
     tokens::within,
 };
 use crate::{
     embed::{EmbedError, MAX_QUERY_BYTES},
-    store::search::CollectionRow,
+    store::{
+        components::decode,
+        search::{CollectionRow, VectorRow},
+        vector_search::NoIndex,
+        vector_tables::VectorTable,
+    },
 };
 use redforge_shared::{record::Metric, wire::pb};
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
+    time::Instant,
+};
 
 /// Most stored vectors that are searched one by one.
 const MAX_EXACT: u64 = 200_000;
+
+/// Records of a collection without an index that are counted one by one; beyond it the number is an estimate.
+const COUNTED: u64 = 10_000;
+/// How a search was made.
+const HNSW: &str = "hnsw";
+const EXACT: &str = "exact";
 
 /// A vector to look for, and what it took to get it.
 struct Query {
@@ -25,6 +41,17 @@ struct Query {
     embed_ms: f64,
 }
 
+/// A chunk that was scored. Equal scores are told apart by these in their order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    source: String,
+    ordinal: i32,
+    stream_id: i64,
+    seq: i64,
+    /// None: still to be read.
+    text: Option<String>,
+}
+
 impl Api {
     /// Every collection with how much is in it.
     pub async fn list_collections(
@@ -32,9 +59,20 @@ impl Api {
         _: &Caller,
         _: pb::ListCollectionsRequest,
     ) -> Result<pb::ListCollectionsResponse, ApiError> {
+        let tables: BTreeMap<String, VectorTable> =
+            self.store.vector_tables().await?.into_iter().map(|t| (t.collection.clone(), t)).collect();
+        let mut pending = if tables.is_empty() { HashMap::new() } else { self.store.pending_vectors().await? };
         let mut collections = Vec::new();
         for row in self.store.list_collections().await? {
-            let vectors = self.store.count_vectors(&row.name).await?;
+            let (index, vectors, vectors_estimated) = match tables.get(&row.name) {
+                Some(table) if table.serves() => (HNSW, table.live.unsigned_abs(), false),
+                _ => {
+                    let landed = self.store.count_landed_vectors(&row.name, MAX_EXACT + 1).await?;
+                    let few = landed <= COUNTED;
+                    (EXACT, if few { self.store.count_vectors(&row.name).await? } else { landed }, !few)
+                }
+            };
+            let waiting = pending.remove(&row.name).unwrap_or(0).unsigned_abs();
             collections.push(pb::Collection {
                 name: row.name,
                 model: row.model,
@@ -42,10 +80,11 @@ impl Api {
                 dim: row.dim as u32,
                 metric: row.metric,
                 vectors,
-                index: "exact".into(),
-                pending: 0,
+                index: index.into(),
+                pending: if index == HNSW { waiting } else { 0 },
                 document_prefix: row.document_prefix,
                 query_prefix: row.query_prefix,
+                vectors_estimated,
             });
         }
         Ok(pb::ListCollectionsResponse { collections })
@@ -56,7 +95,64 @@ impl Api {
         let limit = within("limit", request.limit, 10, 1, 100)?;
         let query = self.query(request).await?;
         let Query { collection, vector, standin, embed_ms } = query;
-        if let Some((digest, dim)) = self.store.foreign_vector(&collection).await? {
+        let begun = Instant::now();
+        let (index, best) = match self.store.nearest_indexed(&collection, &vector, limit).await? {
+            Ok(candidates) => {
+                let mut best = Best::new(limit as usize);
+                let metric = metric_of(&collection);
+                for c in candidates {
+                    let found = Found {
+                        source: c.source,
+                        ordinal: c.ordinal,
+                        stream_id: c.stream_id,
+                        seq: c.seq,
+                        text: Some(c.text),
+                    };
+                    best.offer(score(metric, &vector, &c.components), found);
+                }
+                (HNSW, best)
+            }
+            Err(why) => (EXACT, self.nearest_exact(&collection, &vector, limit as usize, &why).await?),
+        };
+        let hits = self.hits(best).await?;
+        let search_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        Ok(pb::SearchResponse { hits, collection: collection.name, index: index.into(), standin, embed_ms, search_ms })
+    }
+
+    async fn hits(&self, best: Best<Found>) -> Result<Vec<pb::Hit>, ApiError> {
+        let mut hits = Vec::new();
+        for (score, found) in best.into_vec() {
+            let Found { source, ordinal, stream_id, seq, text } = found;
+            let (text, host) = match text {
+                Some(text) => (text, self.store.stream_host(stream_id).await?.unwrap_or_default()),
+                None => match self.store.hit(stream_id, seq).await? {
+                    Some(hit) => (hit.text, hit.host),
+                    // It was dropped since it was scored: then it is no hit any more.
+                    None => continue,
+                },
+            };
+            hits.push(pb::Hit {
+                rank: hits.len() as u32 + 1,
+                score,
+                source,
+                ordinal: ordinal as u32,
+                text,
+                record: format!("records/{stream_id}/{seq}"),
+                host: format!("hosts/{host}"),
+            });
+        }
+        Ok(hits)
+    }
+
+    /// Reads every vector that counts. `why` is what keeps the index from being used.
+    async fn nearest_exact(
+        &self,
+        collection: &CollectionRow,
+        vector: &[f32],
+        limit: usize,
+        why: &NoIndex,
+    ) -> Result<Best<Found>, ApiError> {
+        if let Some((digest, dim)) = self.store.foreign_vector(collection).await? {
             let message = format!(
                 "collection '{}' is mixed: it was made with model digest {} and {} dimensions, and holds a vector of \
                  digest {digest} with {dim}",
@@ -67,66 +163,39 @@ impl Api {
         let stored = self.store.count_landed_vectors(&collection.name, MAX_EXACT + 1).await?;
         if stored > MAX_EXACT {
             let message = format!(
-                "collection '{}' holds more than {MAX_EXACT} stored vectors and has no index: exact search would read \
-                 them all",
+                "collection '{}' holds more than {MAX_EXACT} stored vectors and {why}: exact search would read them all",
                 collection.name
             );
             return Err(ApiError::Precondition { reason: "COLLECTION_TOO_LARGE", message });
         }
-        let begun = Instant::now();
-        let best = self.nearest(&collection, &vector, limit as usize).await?;
-        let mut hits = Vec::with_capacity(best.len());
-        for (rank, (score, (source, ordinal, stream_id, seq))) in best.into_iter().enumerate() {
-            // The row may have been pruned since it was scored: then it is no hit any more.
-            let Some(hit) = self.store.hit(stream_id, seq).await? else { continue };
-            hits.push(pb::Hit {
-                rank: rank as u32 + 1,
-                score,
-                source,
-                ordinal: ordinal as u32,
-                text: hit.text,
-                record: format!("records/{stream_id}/{seq}"),
-                host: format!("hosts/{}", hit.host),
-            });
+        if self.store.vectors_pruned().await? {
+            let message = format!(
+                "collection '{}': {why}, and records that were dropped from the landing are in the index only",
+                collection.name
+            );
+            return Err(ApiError::Precondition { reason: "INDEX_NEEDED", message });
         }
-        let search_ms = begun.elapsed().as_secs_f64() * 1000.0;
-        Ok(pb::SearchResponse {
-            hits,
-            collection: collection.name,
-            index: "exact".into(),
-            standin,
-            embed_ms,
-            search_ms,
-        })
-    }
-
-    async fn nearest(
-        &self,
-        collection: &CollectionRow,
-        vector: &[f32],
-        limit: usize,
-    ) -> Result<Vec<(f64, (String, i32, i64, i64))>, ApiError> {
-        let metric = Metric::from_word(&collection.metric).unwrap_or_default();
+        let metric = metric_of(collection);
         let mut best = Best::new(limit);
         let mut unreadable = None;
-        let visit =
-            |row: crate::store::search::VectorRow| match decode(&row.encoding, vector.len(), row.scale, &row.data) {
-                Some(stored) => {
-                    best.offer(score(metric, vector, &stored), (row.source, row.ordinal, row.stream_id, row.seq));
-                    ControlFlow::Continue(())
-                }
-                None => {
-                    unreadable = Some(format!("records/{}/{}", row.stream_id, row.seq));
-                    ControlFlow::Break(())
-                }
-            };
+        let visit = |row: VectorRow| match decode(&row.encoding, vector.len(), row.scale, &row.data) {
+            Some(stored) => {
+                let VectorRow { source, ordinal, stream_id, seq, .. } = row;
+                best.offer(score(metric, vector, &stored), Found { source, ordinal, stream_id, seq, text: None });
+                ControlFlow::Continue(())
+            }
+            None => {
+                unreadable = Some(format!("records/{}/{}", row.stream_id, row.seq));
+                ControlFlow::Break(())
+            }
+        };
         self.store.scan_vectors(&collection.name, visit).await?;
         match unreadable {
             Some(record) => {
                 let message = format!("{record} of collection '{}' is not a readable vector", collection.name);
                 Err(ApiError::Precondition { reason: "VECTOR_UNREADABLE", message })
             }
-            None => Ok(best.into_vec()),
+            None => Ok(best),
         }
     }
 
@@ -192,6 +261,10 @@ impl Api {
     }
 }
 
+fn metric_of(collection: &CollectionRow) -> Metric {
+    Metric::from_word(&collection.metric).unwrap_or_default()
+}
+
 fn checked(field: &str, vector: Vec<f32>, collection: &CollectionRow) -> Result<Vec<f32>, ApiError> {
     if vector.len() != collection.dim as usize {
         let problem =
@@ -203,3 +276,6 @@ fn checked(field: &str, vector: Vec<f32>, collection: &CollectionRow) -> Result<
     }
     Ok(vector)
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,10 +26,10 @@ use time::{OffsetDateTime, macros::datetime};
 const NOW: OffsetDateTime = datetime!(2026-11-23 10:00 UTC);
 const DIGEST: &str = "ef64fdd5543f6ada177c0a11b2bf52b87f8578d3fcfd2d9ef36318ed78fcaabe";
 
-struct Bench {
-    db: TestDatabase,
-    api: Arc<Api>,
-    clock: ManualClock,
+pub(super) struct Bench {
+    pub(super) db: TestDatabase,
+    pub(super) api: Arc<Api>,
+    pub(super) clock: ManualClock,
 }
 
 fn caller(role: Role) -> Caller {
@@ -37,7 +37,10 @@ fn caller(role: Role) -> Caller {
 }
 
 async fn bench(embed: Option<Embed>) -> Bench {
-    let db = TestDatabase::start().await;
+    bench_on(TestDatabase::start().await, embed)
+}
+
+pub(super) fn bench_on(db: TestDatabase, embed: Option<Embed>) -> Bench {
     let clock = ManualClock::new(NOW);
     let day = Duration::from_secs(86_400);
     let pki = Pki::new(Lifetimes { host: day, server: day });
@@ -78,7 +81,7 @@ impl Bench {
         self.api.finish_push(&operator, upload).await
     }
 
-    async fn land(&self, stream: StreamKey, first: u64, bodies: Vec<Body>) {
+    pub(super) async fn land(&self, stream: StreamKey, first: u64, bodies: Vec<Body>) {
         let range = SeqRange::new(first, first + bodies.len() as u64 - 1).expect("a range");
         let record = |body| Record { at: NOW, instance: Some("flows".parse().expect("a name")), key: None, body };
         let records = bodies.into_iter().map(|b| Ok(record(b))).collect();
@@ -287,7 +290,7 @@ async fn a_host_is_shown_as_it_is_wanted_and_as_it_was_last_heard() {
     assert_eq!(b.api.resume_host(&OPERATOR, resume).await.expect("resumes").generation, 10);
 }
 
-static VIEWER: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(|| caller(Role::Viewer));
+pub(super) static VIEWER: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(|| caller(Role::Viewer));
 
 async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
     let facts = HostFacts { hostname: "press".into(), ..Default::default() };
@@ -391,7 +394,7 @@ async fn records_are_listed_newest_first_and_followed() {
     assert_eq!((s.committed, s.max_seq, s.gaps, s.lost, s.ranges), (303, 350, 47, 0, 2));
 }
 
-fn vector(source: &str, ordinal: u32, components: &[f32]) -> Vector {
+pub(super) fn vector(source: &str, ordinal: u32, components: &[f32]) -> Vector {
     Vector {
         collection: "notes".parse().expect("a name"),
         source: source.into(),
@@ -411,13 +414,17 @@ fn vector(source: &str, ordinal: u32, components: &[f32]) -> Vector {
 }
 
 impl Bench {
-    async fn search(&self, collection: &str, query: pb::search_request::Query) -> Result<pb::SearchResponse, ApiError> {
+    pub(super) async fn search(
+        &self,
+        collection: &str,
+        query: pb::search_request::Query,
+    ) -> Result<pb::SearchResponse, ApiError> {
         let request = pb::SearchRequest { collection: collection.into(), query: Some(query), limit: 0 };
         self.api.search(&VIEWER, request).await
     }
 }
 
-fn found(response: &pb::SearchResponse) -> Vec<(&str, u32)> {
+pub(super) fn found(response: &pb::SearchResponse) -> Vec<(&str, u32)> {
     response.hits.iter().map(|h| (h.source.as_str(), h.ordinal)).collect()
 }
 

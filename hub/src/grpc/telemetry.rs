@@ -3,7 +3,10 @@
 //! A batch that is being committed is never abandoned because its sender went away: a connection to the database that is
 //! dropped in the middle of a COPY would be lost. Step of the flow up: `link/upload` -> here -> `store/records`.
 use super::peer::Peers;
-use crate::{door::Connection, store::Store};
+use crate::{
+    door::Connection,
+    store::{Store, hints::Hints},
+};
 use futures_util::{Stream, StreamExt as _};
 use ingest::{Answer, Ingest};
 use redforge_shared::{
@@ -37,9 +40,10 @@ impl Service {
         store: Store,
         peers: Peers,
         clock: SharedClock,
+        hints: Hints,
         tasks: Tasks,
     ) -> telemetry_server::TelemetryServer<Self> {
-        telemetry_server::TelemetryServer::new(Self { ingest: Ingest::new(store, clock), peers, tasks })
+        telemetry_server::TelemetryServer::new(Self { ingest: Ingest::new(store, clock, hints), peers, tasks })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(16 << 20)
     }

