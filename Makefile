@@ -8,6 +8,9 @@ help: ## List the targets
 test: ## Run every test on real PostgreSQL, Docker, Node-RED and Mosquitto (ARGS="..." goes to nextest)
 	@bash packaging/test/run.sh $(ARGS)
 
+bench: ## Measure RedForge beside the machine's limits (ARGS="--quick" for a trial); figures in target/bench.json
+	@bash packaging/bench/run.sh $(ARGS)
+
 lint: ## Format check, clippy without warnings, docs without warnings
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings

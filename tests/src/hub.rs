@@ -25,6 +25,8 @@ pub struct Wishes {
     pub public_url: Option<String>,
     /// State folder; the story's own by default.
     pub state: Option<PathBuf>,
+    /// Further options of the database server.
+    pub postgres: String,
 }
 
 /// The hub of a story.
@@ -61,7 +63,7 @@ impl TestHub {
     /// Everything but the process.
     pub fn prepare(wishes: Wishes) -> Self {
         let dir = folder();
-        let postgres = Postgres::start(dir.path());
+        let postgres = Postgres::start_with(dir.path(), &wishes.postgres);
         let (agents_port, operators_port, metrics_port) = (free_port(), free_port(), free_port());
         let state = wishes.state.unwrap_or_else(|| dir.path().join("hub"));
         let run_dir = dir.path().join("hr");

@@ -12,6 +12,8 @@ use std::{
 pub struct Postgres {
     dir: PathBuf,
     bin: PathBuf,
+    /// Further options of the server.
+    more: String,
 }
 
 /// Name of the one database.
@@ -30,13 +32,18 @@ fn binaries() -> PathBuf {
 impl Postgres {
     /// Makes and starts a cluster in `dir/pg` with an empty database.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "")
+    }
+
+    /// The same with further server options, such as `-c shared_buffers=512MB`.
+    pub fn start_with(dir: &Path, more: &str) -> Self {
         let dir = dir.join("pg");
         fs::create_dir_all(&dir).expect("own folder");
         if is_root() {
             let out = run(Command::new("chown").arg("postgres:postgres").arg(&dir), Duration::from_secs(10));
             assert!(out.status.success(), "{}", text(&out));
         }
-        let pg = Self { dir, bin: binaries() };
+        let pg = Self { dir, bin: binaries(), more: more.into() };
         let data = pg.data();
         pg.must("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]);
         pg.up();
@@ -68,7 +75,7 @@ impl Postgres {
 
     /// Starts the server and waits until it serves.
     pub fn up(&self) {
-        let options = format!("-c listen_addresses='' -c max_connections=60 -k {}", self.dir.display());
+        let options = format!("-c listen_addresses='' -c max_connections=60 -k {} {}", self.dir.display(), self.more);
         let log = self.dir.join("log").display().to_string();
         self.must("pg_ctl", &["-D", &self.data(), "-w", "-t", "60", "-l", &log, "-o", &options, "start"]);
     }

@@ -46,6 +46,19 @@ const PLANTS: &[(&str, &str, &str)] = &[
     ("hub-and-agent-apart", "hub/src/sessions.rs", "use redforge_edge::db;"),
     ("hub-and-agent-apart", "edge-agent/src/run.rs", "use redforge_hub::api;"),
     ("checker-independent", "tests/src/bin/checker.rs", "use redforge_shared::ids::Epoch;"),
+    ("limits-independent", "tests/bench/limits/src/sqlite.rs", "use redforge_edge::db::outbox::Outbox;"),
+    ("limits-independent", "tests/bench/limits/src/copy.rs", "fn f() { redforge_shared::ids::Epoch([0; 16]); }"),
+    ("limits-independent", "tests/bench/limits/src/main.rs", "use bollard::Docker;"),
+    (
+        "limits-need-nothing-of-ours",
+        "tests/bench/limits/Cargo.toml",
+        "[dependencies]\nredforge-edge.workspace = true\n",
+    ),
+    (
+        "limits-need-nothing-of-ours",
+        "tests/bench/limits/Cargo.toml",
+        "[build-dependencies]\nanything = { path = \"../../hub\" }\n",
+    ),
     ("bollard-only-in-docker", "edge-agent/src/reconcile/execute.rs", "use bollard::Docker;"),
     ("rumqttc-only-in-collectors", "edge-agent/src/collect/logs.rs", "use rumqttc::AsyncClient;"),
     ("sqlx-only-in-store", "hub/src/tasks/prune.rs", "use sqlx::PgPool;"),
@@ -91,6 +104,12 @@ fn innocent_twins_pass() {
         ("hub/src/api/hosts.rs", "fn f() { error(\"select one host from the list\") }"),
         ("hub/ctl/src/main.rs", "use redforge_shared::wire::pb;"),
         ("hub/src/config.rs", "fn f() { std::env::var(\"HOME\"); }"),
+        ("tests/bench/limits/src/copy.rs", "use sqlx::PgConnection; use crate::p50_p99; use std::time::Instant;"),
+        (
+            "tests/bench/limits/Cargo.toml",
+            "[package]\nname = \"bench-limits\"\n[dependencies]\nsqlx.workspace = true\n",
+        ),
+        ("tests/bench/outbox.rs", "use redforge_edge::db::outbox::Outbox;"),
     ];
     for (path, text) in innocent {
         assert_eq!(rules_of(path, text), Vec::<&str>::new(), "{path}: {text}");

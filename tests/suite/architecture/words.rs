@@ -39,6 +39,13 @@ pub fn check_text(file: &Source, found: &mut Vec<Breach>) {
             add("nothing-outside-the-clone", index + 1, format!("names {founders}"));
         }
     }
+    // A dependency by path, or on a package of ours, would make the limits of what they limit.
+    if file.path == "tests/bench/limits/Cargo.toml" {
+        let dependencies = file.text.lines().enumerate().skip_while(|(_, l)| !l.contains("dependencies"));
+        for (index, line) in dependencies.filter(|(_, l)| l.contains("path") || l.contains("redforge")) {
+            add("limits-need-nothing-of-ours", index + 1, format!("depends on {line}"));
+        }
+    }
     if !file.path.ends_with(".rs") {
         return;
     }

@@ -1,0 +1,116 @@
+//! P4: the hub's ingest fed from memory beside binary COPY into a table with the same columns and primary key, in the same
+//! cluster. One host, one connection, batches as full as the wire lets them be.
+use crate::{
+    ground::{Ground, vector},
+    report::{Goal, Report, Subject},
+    rounds::Rounds,
+};
+use anyhow::{bail, ensure};
+use prost::Message as _;
+use redforge_hub::{
+    grpc::telemetry::ingest::{Answer, Ingest},
+    store::{DatabaseConfig, Store},
+};
+use redforge_shared::{
+    clock::{Clock as _, SystemClock},
+    ids::HostId,
+    record::{MAX_BATCH_BYTES, Record},
+    wire::pb,
+};
+use serde_json::json;
+use sqlx::{Executor as _, PgPool};
+use std::{sync::Arc, time::Instant};
+
+/// A host's row, as enrolling would have made it.
+async fn host(pool: &PgPool) -> anyhow::Result<HostId> {
+    pool.execute(
+        "INSERT INTO site (id, name, created_at) VALUES (gen_random_uuid(), 'bench', now()) ON CONFLICT DO NOTHING",
+    )
+    .await?;
+    let id = sqlx::query_scalar(
+        "INSERT INTO host (id, name, site_id, identity_key, sealing_key, enrolled_at, serial_current, \
+         certificate_not_after) SELECT gen_random_uuid(), 'ingest', id, '\\x01', '\\x01', now(), '\\x01', now() \
+         FROM site WHERE name = 'bench' RETURNING id",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(HostId(id))
+}
+
+/// Records of 3 KiB, as many as a batch may hold.
+fn full_batch() -> Vec<bytes::Bytes> {
+    let record = Record { at: SystemClock.now(), instance: "flows".parse().ok(), key: None, body: vector() };
+    let sealed = bytes::Bytes::from(pb::SealedRecord::from(&record).encode_to_vec());
+    // The link's frame costs a few bytes a record.
+    vec![sealed.clone(); MAX_BATCH_BYTES / (sealed.len() + 8)]
+}
+
+/// Rows a second through the ingest, into an empty landing table.
+async fn ingest(
+    ground: &mut Ground,
+    pool: &PgPool,
+    host: HostId,
+    epoch: u8,
+    rows: &[bytes::Bytes],
+) -> anyhow::Result<f64> {
+    let seconds = ground.slot_s();
+    let url = ground.hub().await.postgres.url();
+    let store = Store::open(&DatabaseConfig { url: url.clone(), direct_url: url, max_connections: 4 })?;
+    pool.execute("TRUNCATE record_vector").await?;
+    pool.execute("CHECKPOINT").await?;
+    let ingest = Ingest::new(store.clone(), Arc::new(SystemClock));
+    let stream = pb::StreamId { class: pb::RecordClass::Vector.into(), epoch: vec![epoch; 16].into() };
+    let (begun, mut next) = (Instant::now(), 1);
+    while begun.elapsed().as_secs_f64() < seconds {
+        let batch = pb::Batch { stream: Some(stream.clone()), first_seq: next, records: rows.to_vec(), live: false };
+        match ingest.batch(host, batch).await? {
+            Answer::Ack(_) => next += rows.len() as u64,
+            other => bail!("the batch was not taken: {other:?}"),
+        }
+    }
+    let rate = (next - 1) as f64 / begun.elapsed().as_secs_f64();
+    let landed: i64 = sqlx::query_scalar("SELECT count(*) FROM record_vector").fetch_one(pool).await?;
+    ensure!(landed as u64 == next - 1, "{landed} rows landed of {}", next - 1);
+    pool.execute("TRUNCATE record_vector").await?;
+    store.close().await;
+    Ok(rate)
+}
+
+/// Measures P4.
+pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
+    let pool = ground.hub().await.postgres.pool().await;
+    let url = ground.hub().await.postgres.url();
+    let host = host(&pool).await?;
+    let rows = full_batch();
+    let rounds = Rounds::take(ground, false, async |ground, n| {
+        let slot = ground.slot_s();
+        let ask = |method: &str, batch: usize| {
+            json!({"ask": "copy", "url": url, "method": method, "batch": batch, "seconds": slot})
+        };
+        let raw = ground.yard.number(&ask("copy", rows.len()), "per_s")?;
+        let ours = ingest(ground, &pool, host, n as u8 + 1, &rows).await?;
+        let stage = ground.yard.number(&ask("stage", rows.len()), "per_s")?;
+        let raw_1000 = ground.yard.number(&ask("copy", 1_000), "per_s")?;
+        Ok(vec![("copy", raw), ("ingest", ours), ("stage", stage), ("copy_1000", raw_1000)])
+    })
+    .await?;
+    let subject = |id, what, limit, goal| Subject {
+        id,
+        what,
+        unit: "rows/s",
+        value: "ingest",
+        limit,
+        goal,
+        sync_bound: false,
+        profile: "release",
+        peer: "",
+    };
+    for s in [
+        subject("P4", "hub ingest, exactly once, 3 KiB rows; raw COPY", "copy", Goal::RatioAtLeast(0.85)),
+        subject("P4-1000", "the same beside raw COPY of 1,000 rows a commit", "copy_1000", Goal::RatioAtLeast(0.85)),
+        subject("P4-stage", "the same beside staging and ON CONFLICT", "stage", Goal::RatioAtLeast(1.5)),
+    ] {
+        report.add(&s, &rounds);
+    }
+    Ok(())
+}
