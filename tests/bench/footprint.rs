@@ -37,7 +37,8 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts it and waits for these words; gives the milliseconds from exec to them.
+    /// Starts it and waits for these words; gives the milliseconds from exec to them. Blocks: a child dies with the thread
+    /// that started it, so this must be the main one.
     fn start(mut command: Command, words: &'static str) -> anyhow::Result<(Self, f64)> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let begun = Instant::now();
@@ -105,9 +106,9 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
     }
     let starts = Rounds::take(ground, false, async |ground, n| {
         let floor = floor_command(ground, n, &hub)?;
-        let (_floor, raw) = tokio::task::spawn_blocking(|| Running::start(floor, "floor ready")).await??;
+        let (_floor, raw) = Running::start(floor, "floor ready")?;
         let agent = agent_command(&agents[n % agents.len()]);
-        let (_agent, ours) = tokio::task::spawn_blocking(|| Running::start(agent, "connected to the hub")).await??;
+        let (_agent, ours) = Running::start(agent, "connected to the hub")?;
         Ok(vec![("floor", raw), ("agent", ours)])
     })
     .await?;
@@ -137,12 +138,9 @@ async fn idle(ground: &mut Ground, agents: &[TestAgent], hub: &str) -> anyhow::R
     let mut pairs = Vec::new();
     for (n, agent) in agents.iter().enumerate() {
         let (floor, agent) = (floor_command(ground, n, hub)?, agent_command(agent));
-        let started = tokio::task::spawn_blocking(move || {
-            let (agent, _) = Running::start(agent, "connected to the hub")?;
-            let (floor, _) = Running::start(floor, "floor ready")?;
-            anyhow::Ok((agent, floor))
-        });
-        pairs.push(started.await??);
+        let (agent, _) = Running::start(agent, "connected to the hub")?;
+        let (floor, _) = Running::start(floor, "floor ready")?;
+        pairs.push((agent, floor));
     }
     let (settle, window) = if ground.quick { (5, 15) } else { (10, 50) };
     tokio::time::sleep(Duration::from_secs(settle)).await;

@@ -29,7 +29,8 @@ async fn host(pool: &PgPool) -> anyhow::Result<HostId> {
     .await?;
     let id = sqlx::query_scalar(
         "INSERT INTO host (id, name, site_id, identity_key, sealing_key, enrolled_at, serial_current, \
-         certificate_not_after) SELECT gen_random_uuid(), 'ingest', id, '\\x01', '\\x01', now(), '\\x01', now() \
+         certificate_not_after) SELECT gen_random_uuid(), 'ingest', id, decode(repeat('01', 32), 'hex'), \
+         decode(repeat('01', 32), 'hex'), now(), '\\x01', now() \
          FROM site WHERE name = 'bench' RETURNING id",
     )
     .fetch_one(pool)
