@@ -9,7 +9,7 @@ use anyhow::{bail, ensure};
 use prost::Message as _;
 use redforge_hub::{
     grpc::telemetry::ingest::{Answer, Ingest},
-    store::{DatabaseConfig, Store},
+    store::{DatabaseConfig, Store, hints::Hints},
 };
 use redforge_shared::{
     clock::{Clock as _, SystemClock},
@@ -59,7 +59,7 @@ async fn ingest(
     let store = Store::open(&DatabaseConfig { url: url.clone(), direct_url: url, max_connections: 4 })?;
     pool.execute("TRUNCATE record_vector").await?;
     pool.execute("CHECKPOINT").await?;
-    let ingest = Ingest::new(store.clone(), Arc::new(SystemClock));
+    let ingest = Ingest::new(store.clone(), Arc::new(SystemClock), Hints::new());
     let stream = pb::StreamId { class: pb::RecordClass::Vector.into(), epoch: vec![epoch; 16].into() };
     let (begun, mut next) = (Instant::now(), 1);
     while begun.elapsed().as_secs_f64() < seconds {
