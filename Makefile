@@ -1,12 +1,21 @@
 # Every target works from a clean clone. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help test lint bench
+.PHONY: help test test-demo test-cold units lint bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 test: ## Run every test on real PostgreSQL, Docker, Node-RED and Mosquitto (ARGS="..." goes to nextest)
 	@bash packaging/test/run.sh $(ARGS)
+
+test-demo: ## The demo's own tests, on a machine of their own (namespaces; root; CASES="..." picks some)
+	@bash packaging/test/demo.sh
+
+test-cold: ## The demo on a fresh Debian 12 root with empty caches (root; debootstrap, slirp4netns; 20 minutes)
+	@bash packaging/test/cold.sh
+
+units: ## Check the systemd units in an installed tree
+	@bash packaging/test/units.sh
 
 bench: ## Measure RedForge beside the machine's limits (ARGS="--quick" for a trial); figures in target/bench.json
 	@bash packaging/bench/run.sh $(ARGS)

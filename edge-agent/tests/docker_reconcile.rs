@@ -59,6 +59,8 @@ impl Host {
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).expect("random bytes");
         let id = HostId(uuid::Builder::from_random_bytes(id).into_uuid());
+        // By this the next run finds what this one leaves when it dies (packaging/test/place.sh).
+        std::fs::write(dir.path().join("host-id"), id.to_string()).expect("own folder");
         let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("a ledger");
         let (status, tasks) = run(id, &ledger, &dir);
         Self { id, names: Names::new(id), ledger, dir, status, tasks, generation: 0 }

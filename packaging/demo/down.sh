@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # `make demo-down`: ends and removes by pid file and label what the demo of this name made; with --images its images too.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-for part in settings engine; do
+for part in settings processes engine; do
   # shellcheck disable=SC1090
   . "$here/$part.sh"
 done
-mkdir -p "$RUN"
-exec 9>"$RUN/lock"
-flock -w 5 9 || fail "a run of the demo '$DEMO' is at work: end it first"
-if pid_of dockerd >/dev/null; then export DOCKER_HOST=unix://$RUN/docker.sock; fi
+# shellcheck source=../apt.sh
+. "$REPO/packaging/apt.sh"
+take_lock "end it first"
+[ "$(id -u)" != 0 ] || guard_down
 
 for dir in "$STATE"/hosts/*/; do [ -d "$dir" ] && halt "$(basename "$dir")"; done
 halt hub
@@ -16,27 +16,46 @@ halt hub
 postmaster=$(head -1 "$STATE/hub/postgres/data/postmaster.pid" 2>/dev/null || true)
 if [ -n "$postmaster" ] && grep -qs "$STATE/hub" "/proc/$postmaster/cmdline"; then
   kill -INT "$postmaster" 2>/dev/null || true
-  until_true 30 "PostgreSQL to end" eval "! kill -0 $postmaster 2>/dev/null" || kill -KILL "$postmaster" 2>/dev/null || true
+  has_left() { [ -z "$(started_at "$postmaster")" ]; }
+  until_true 30 "PostgreSQL to end" has_left || kill -KILL "$postmaster" 2>/dev/null || true
 fi
 
-if docker info >/dev/null 2>&1; then
-  ids=$(cat "$STATE"/hosts/*/id 2>/dev/null || true)
-  labels=("redforge.demo=$DEMO")
-  for id in $ids; do labels+=("redforge.host=$id"); done
+# What bears the label of this demo or of one of its hosts.
+labels=("redforge.demo=$DEMO")
+for dir in "$STATE"/hosts/*/; do
+  id=$([ ! -d "$dir" ] || host_id "$(basename "$dir")")
+  [ -z "$id" ] || labels+=("redforge.host=$id")
+done
+engine_back
+if SOCKET=$(engine_socket); then
+  export DOCKER_HOST=unix://$SOCKET
   for label in "${labels[@]}"; do
     docker ps -aq --filter "label=$label" | xargs -r docker rm -fv >/dev/null
     docker network ls -q --filter "label=$label" | xargs -r docker network rm >/dev/null
     docker volume ls -q --filter "label=$label" | xargs -r docker volume rm -f >/dev/null
   done
-  docker volume rm -f "$SEARCH_NAME" >/dev/null 2>&1 || true
   if [ "${1:-}" = --images ]; then
-    docker images -q --filter label=io.redforge.recipe | sort -u | xargs -r docker rmi -f >/dev/null || true
+    # Not by force: what another demo or a test still runs stays, and is named.
+    for image in $(docker images --format '{{.Repository}}:{{.Tag}}' --filter label=io.redforge.recipe); do
+      said=$(docker rmi "$image" 2>&1) || say "stays: $image (${said##*: })"
+    done
   fi
 elif [ -d "$STATE/hosts" ]; then
   say "no Docker engine answers: containers of this demo, if there are any, stay"
 fi
+
+users=$(engine_users)
+if [ -n "$users" ]; then
+  # The engine stays while others need it, and so does what is needed to take it away later.
+  say "the engine stays, because other demos run on it: $users; then run make demo-down DEMO=$DEMO again"
+  find "$STATE" -mindepth 1 -maxdepth 1 ! -name docker ! -name before ! -name dockerd.log -exec rm -rf {} +
+  find "$RUN" -mindepth 1 -maxdepth 1 ! -name 'docker*' ! -name lock -exec rm -rf {} +
+  exit 0
+fi
 engine_down
 rm -rf "$STATE" "$RUN"
-rmdir "$(dirname "$STATE")" "$(dirname "$RUN")" 2>/dev/null || true
-[ "${1:-}" != --images ] || rm -rf "$CACHE"
+rmdir "$STATES" "$RUNS" "/tmp/redforge-$(id -u)" 2>/dev/null || true
+if [ "${1:-}" = --images ]; then
+  if compgen -G "$STATES/*/made" >/dev/null; then say "stays: $CACHE (other demos use it)"; else rm -rf "$CACHE"; fi
+fi
 say "the demo '$DEMO' is gone"

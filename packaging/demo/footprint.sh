@@ -3,16 +3,23 @@
 # compared:  footprint.sh >before; make demo demo-down; footprint.sh | diff before -
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
-section() { sed "s/^/$1 /" | sort; }
+section() { sed "s|^|$1 |" | sort; }
 for dir in /proc/[0-9]*; do
-  tr '\0' ' ' 2>/dev/null <"$dir/cmdline" | grep -E 'redforge|dockerd|containerd|postgres|node-red|mosquitto' | grep -v footprint || true
+  { tr '\0' ' ' <"$dir/cmdline"; } 2>/dev/null | cut -c1-200 | tr -d '\n' | grep -aE 'redforge|docker|containerd|runc|postgres|node-red|mosquitto|/opt/standin|busybox' |
+    grep -avE 'footprint|packaging/test' || true
 done | section process
-if docker info >/dev/null 2>&1; then
+if timeout 20 docker info >/dev/null 2>&1; then
   docker ps -a --format '{{.Names}} {{.Image}}' | section container
   docker network ls --format '{{.Name}} {{.Driver}}' | section network
   docker volume ls -q | section volume
 fi
-for table in nat filter raw mangle; do iptables -w -t $table -S 2>/dev/null | section "iptables-$table" || true; done
-ip -o link show | awk -F': ' '{print $2}' | grep -v '^veth' | section link
+for table in nat filter raw mangle; do { iptables -w -t $table -S 2>/dev/null || true; } | section "iptables-$table"; done
+ip -o link show | awk -F': ' '{print $2}' | sed 's/@.*//' | grep -v '^veth' | section link
 ss -Hltn | awk '{print $4}' | section port
-ls -d /var/lib/redforge-demo/* /run/redforge-demo/* /usr/sbin/policy-rc.d 2>/dev/null | section path || true
+ss -Hlx | awk '{print $5}' | grep -E 'docker|containerd|redforge|PGSQL' | section socket || true
+awk '{print $2}' /proc/self/mounts | grep -E 'redforge|docker|containerd' | grep -v '^/var/lib/docker/\|^/run/docker/netns/' | section mount || true
+for switch in net/ipv4/ip_forward net/bridge/bridge-nf-call-iptables; do
+  if [ -e /proc/sys/$switch ]; then echo "$switch $(cat /proc/sys/$switch)"; fi
+done | section switch
+ls -d /var/lib/redforge-demo /run/redforge-demo /tmp/redforge-* /usr/sbin/policy-rc.d* /etc/docker /run/docker /run/containerd \
+  /var/lib/docker /opt/containerd 2>/dev/null | section path || true

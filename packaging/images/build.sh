@@ -2,6 +2,7 @@
 # Builds container images for machines that reach package registries but no container registry.
 #   build.sh node-red | mosquitto | ollama-standin | busybox | all      builds what is missing and prints each reference
 #   build.sh --ref KIND                                                 prints the reference only
+#   build.sh --is-there KIND                                            exit 0 if the engine has what the recipe makes
 # An image whose recipe label equals the hash of its recipe is left alone (FORCE=1 builds it again). A build that was
 # killed leaves a work folder that the next one removes, and never a tag: the tag is set by the one import at the end.
 set -euo pipefail
@@ -30,12 +31,18 @@ build_one() { # KIND
   DOCKER_BUILDKIT=0 docker import -c "LABEL io.redforge.recipe=$hash io.redforge.kind=$kind" "${CHANGES[@]}" \
     "$WORK/rootfs.tar" "$REF" >/dev/null
   rm -rf "$WORK"
+  touch "$CACHE/fetched-$kind"   # from now on it can be built without a network
   progress "$kind: $REF after $((SECONDS - begun)) s"
   echo "$REF"
 }
 
-[ $# -gt 0 ] || { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
+[ $# -gt 0 ] || { sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64; }
 if [ "$1" = --ref ]; then . "$here/$2/recipe.sh"; echo "$REF"; exit; fi
+if [ "$1" = --is-there ]; then
+  . "$here/$2/recipe.sh"
+  [ "$(image_recipe "$REF")" = "$(recipe_hash "$here" "$2")" ]
+  exit
+fi
 [ "$1" != all ] || set -- busybox mosquitto node-red ollama-standin
 for kind in "$@"; do
   [ -f "$here/$kind/recipe.sh" ] || { echo "build.sh: no recipe for '$kind'" >&2; exit 64; }

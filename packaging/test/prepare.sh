@@ -2,6 +2,7 @@
 # Installs what the tests need and a fresh Debian 12 machine lacks. Starts no service by the way; says what it does.
 # As an ordinary user it installs nothing and names what is missing, with the command.
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 
 need=()
 want() { # want COMMAND-OR-PATH PACKAGE
@@ -32,18 +33,8 @@ if [ ${#need[@]} -gt 0 ]; then
     exit 1
   fi
   echo "installing ${need[*]}"
-  # A package that brings a service must not start it: nobody asked for a broker or a database on this machine.
-  policy=/usr/sbin/policy-rc.d
-  if [ ! -e $policy ]; then
-    printf '#!/bin/sh\nexit 101\n' >$policy
-    chmod 755 $policy
-    trap 'rm -f $policy' EXIT
-  fi
-  mkdir -p /etc/postgresql-common
-  [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${need[@]}" >/dev/null
+  . packaging/apt.sh
+  apt_install "${TMPDIR:-/tmp}/redforge-apt.log" "${need[@]}" || { tail -5 "${TMPDIR:-/tmp}/redforge-apt.log" >&2; exit 1; }
 fi
 
 if ! command -v cargo-nextest >/dev/null 2>&1; then

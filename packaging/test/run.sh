@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . packaging/test/engine.sh
+. packaging/test/place.sh
 export PATH=$PATH:/usr/sbin:/sbin
 summary=()
 phase() { # phase NAME COMMAND...
@@ -15,6 +16,7 @@ phase() { # phase NAME COMMAND...
 }
 finish() {
   local code=$?
+  if [ -n "${TEST_PLACE:-}" ]; then clear_place "$TEST_PLACE"; fi
   engine_down
   [ ${#summary[@]} -eq 0 ] || printf '%s\n' "== minutes per phase" "${summary[@]}"
   exit $code
@@ -23,8 +25,10 @@ trap finish EXIT
 
 phase install bash packaging/test/prepare.sh
 phase engine engine_up
+clear_leftovers
 phase images bash packaging/images/build.sh all
 phase build cargo build --workspace --all-targets --locked
 phase faults cargo build --workspace --locked --features redforge-edge/failpoints,redforge-hub/failpoints \
   --bin redforge-edge-faults --bin redforge-hub-faults
-phase tests cargo nextest run --workspace --locked "$@"
+test_place
+phase tests env TMPDIR="$TEST_PLACE" cargo nextest run --workspace --locked "$@"

@@ -71,6 +71,8 @@ impl TestAgent {
         let output = self.enroll(&token);
         assert!(output.status.success(), "enroll failed:\n{}", text(&output));
         self.host_id = operator.host(&self.name).await.expect("the host is registered").id;
+        // By this the next run finds what this one leaves when it dies (packaging/test/place.sh).
+        fs::write(self.dir.path().join("host-id"), &self.host_id).expect("own folder");
     }
 
     /// Runs the enroll command that the token's answer stands for.

@@ -13,9 +13,9 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A folder with a short path: socket paths end at 107 bytes.
+/// A folder with a short path (socket paths end at 107 bytes), below the folder of this run of the tests.
 pub fn folder() -> TempDir {
-    let dir = tempfile::Builder::new().prefix("rft").tempdir_in("/tmp").expect("/tmp takes a folder");
+    let dir = tempfile::Builder::new().prefix("rft").tempdir().expect("the run's folder takes another");
     // PostgreSQL's own user must be able to pass.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("own folder");
     dir

@@ -9,7 +9,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("rf").tempdir_in("/tmp").expect("a folder below /tmp");
+        let dir = tempfile::Builder::new().prefix("rf").tempdir().expect("a short folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).expect("mode");
         Self { dir }
     }

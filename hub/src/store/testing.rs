@@ -27,7 +27,7 @@ impl TestDatabase {
     }
 
     async fn start_from(bin: PathBuf) -> Self {
-        let dir = tempfile::Builder::new().prefix("rf-pg-").tempdir_in("/tmp").expect("a folder for the cluster");
+        let dir = tempfile::Builder::new().prefix("rf-pg-").tempdir().expect("a folder for the cluster");
         let account = account();
         if let Some((uid, gid)) = account {
             chown(dir.path(), Some(uid), Some(gid)).expect("the server's account owns its folder");
