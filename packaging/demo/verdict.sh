@@ -3,7 +3,7 @@ DOCUMENTS_FED=0 DOCUMENTS_COUNTED=0
 
 # feed HALF   POSTs each document to the flow's own HTTP-in node, whose counter after minus before must equal the documents
 feed() {
-  local urls url host total progress out=$STATE/feeder.out counts
+  local urls url host total progress out=$STATE/feeder.out counts why
   urls=()
   for host in $(host_names); do
     url=$(flows_address "$host") || fail "$host has no Node-RED container" "docker ps -a --filter label=redforge.host=$(host_id "$host")"
@@ -13,10 +13,13 @@ feed() {
   say "  feeding $total documents to ${urls[*]}"
   while pause 5 && kill -0 $$ 2>/dev/null; do say "  ... $(grep -c "\"id\":\"r$round-" "$STATE/journal" 2>/dev/null || true) documents taken in this run"; done 9>&- &
   progress=$!
-  "$BIN/redforge-feeder" --docs "$STATE/docs/$1" --journal "$STATE/journal" --prefix "r$round-" --patience-s 60 "${urls[@]}" >"$out" 2>&1 || {
+  RUST_BACKTRACE=0 "$BIN/redforge-feeder" --docs "$STATE/docs/$1" --journal "$STATE/journal" --prefix "r$round-" --patience-s 45 "${urls[@]}" >"$out" 2>&1 || {
     kill $progress 2>/dev/null || true
     tail -5 "$out" >&2
-    fail "the flows did not take the documents: $(grep -oE "the model '[^']+'[^\"]*" "$out" | head -1)" "if a model is missing, the manifests need an ollama instance that has it; see docker ps -a"
+    if why=$(grep -oE "the model '[^']+' [^\"]*" "$out" | tail -1) && [ -n "$why" ]; then
+      fail "the flows did not take the documents: $why" "the manifests in $MANIFESTS need an ollama instance with that model"
+    fi
+    fail "the flows did not take the documents" "docker ps -a; $BIN/redforgectl logs"
   }
   kill $progress 2>/dev/null || true
   sed 's/^/        /' "$out"

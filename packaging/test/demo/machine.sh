@@ -21,13 +21,24 @@ export REDFORGE_BIN=$PLACE/bin
 . packaging/test/demo/steps.sh
 . packaging/test/demo/cases.sh
 . packaging/test/demo/cases_input.sh
-set -m
+# What a case that failed left must not fail the next one.
+clean() {
+  local state
+  for state in /var/lib/redforge-demo/*/; do
+    [ ! -d "$state" ] || make -s demo-down DEMO="$(basename "$state")" >/dev/null 2>&1 || true
+  done
+}
 summary=() failed=0
 for name in ${CASES:-$ALL_CASES}; do
   began=$SECONDS
   echo "== $name"
-  # A case of its own shell: the first thing that is not as it must be ends it.
-  if (set -euo pipefail; "case_$name"); then verdict=ok; else verdict=FAILED failed=1; fi
+  # Each case in a shell of its own, ended by the first thing that is not as it must be. Not inside an `if`: there the shell
+  # would go on after a failure.
+  set +e
+  (set -euo pipefail -m; "case_$name")
+  code=$?
+  set -e
+  if [ $code = 0 ]; then verdict=ok; else verdict=FAILED failed=1; clean; fi
   summary+=("$(printf '%-28s %-7s %4d s' "$name" $verdict $((SECONDS - began)))")
   echo "   $verdict after $((SECONDS - began)) s"
 done

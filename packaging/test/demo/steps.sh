@@ -16,8 +16,8 @@ must_fail() { # NAME WORDS [VARIABLE=value...]   it must end with another code t
 }
 down() { env "$@" make -s demo-down >"$LOGS/down" 2>&1 || { tail -15 "$LOGS/down"; return 1; }; }
 
-# begin NAME [VARIABLE=value...]   `make demo` in the background, in a process group of its own; sets $run
-begin() { local log=$LOGS/$1; shift; : >"$log"; env "$@" make -s demo >"$log" 2>&1 & run=$!; }
+# begin NAME [VARIABLE=value...]   `make demo` in the background, in a process group of its own that heeds ^C; sets $run
+begin() { local log=$LOGS/$1; shift; : >"$log"; env --default-signal=INT "$@" make -s demo >"$log" 2>&1 & run=$!; }
 until_said() { # NAME WORDS
   local deadline=$((SECONDS + 300))
   until grep -qF -- "$2" "$LOGS/$1"; do
