@@ -3,7 +3,7 @@
 //! Knows the domain and sqlx; knows no door, no task and no decision. A row that is not there is `Ok(None)`; a refusal is a
 //! domain enum; [`StoreError`] means that an act on the database failed.
 use sqlx::{
-    PgPool,
+    Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{str::FromStr, time::Duration};
@@ -35,6 +35,9 @@ pub(crate) mod testing;
 pub mod vector_search;
 pub mod vector_tables;
 pub mod vector_taking;
+
+/// For so long after its last use a connection is taken to be alive.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// A handle on the hub's database. The server may be away: then every act fails with an error that says so.
 #[derive(Clone, Debug)]
@@ -118,6 +121,16 @@ impl Store {
             .max_connections(config.max_connections)
             // A caller waits this long for a connection, then hears that the database is away.
             .acquire_timeout(Duration::from_secs(5))
+            // A connection that was used a moment ago is there: asking it each time costs the ingest a round trip a batch.
+            .test_before_acquire(false)
+            .before_acquire(|connection, seen| {
+                Box::pin(async move {
+                    if seen.idle_for > FRESH {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options(&config.url)?);
         Ok(Self { pool, direct })
     }

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 /// Above this an fdatasync waits for the scheduler and not for the disk: what depends on it says nothing then.
 pub const VOID_ABOVE_MS: f64 = 1.0;
 
+/// Rounds that are needed for a verdict where some are void.
+const ENOUGH: usize = 3;
+
 /// One round: every measure by its name.
 pub struct Round {
     pub measures: BTreeMap<&'static str, f64>,
@@ -49,12 +52,11 @@ impl Rounds {
         Ok(rounds)
     }
 
-    /// Rounds that count, and how many do not.
+    /// Rounds that count, and how many do not. Fewer than three decide nothing.
     pub fn valid(&self, sync_bound: bool) -> (Vec<&Round>, usize) {
         let valid: Vec<_> = self.0.iter().filter(|r| !sync_bound || r.fdatasync_ms <= VOID_ABOVE_MS).collect();
         let void = self.0.len() - valid.len();
-        // All void: they are shown, and decide nothing.
-        if valid.is_empty() { (self.0.iter().collect(), void) } else { (valid, void) }
+        if void > 0 && valid.len() < ENOUGH { (self.0.iter().collect(), void) } else { (valid, void) }
     }
 }
 

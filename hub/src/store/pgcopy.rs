@@ -1,7 +1,7 @@
 //! PostgreSQL's binary COPY format, written by hand: the fastest way in, and one that never quotes.
 //!
 //! Knows bytes only; which column comes next is `records`' business.
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut as _;
 use time::{OffsetDateTime, macros::datetime};
 
 /// PostgreSQL counts microseconds from here.
@@ -10,13 +10,13 @@ const EPOCH: OffsetDateTime = datetime!(2000-01-01 00:00 UTC);
 /// Rows of one COPY.
 #[derive(Debug)]
 pub(in crate::store) struct CopyBuffer {
-    buf: BytesMut,
+    buf: Vec<u8>,
 }
 
 impl CopyBuffer {
-    /// The header, and room for `capacity` bytes of rows.
+    /// The header, and room for `capacity` bytes of rows and one more row.
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut buf = BytesMut::with_capacity(capacity + 32);
+        let mut buf = Vec::with_capacity(capacity + (16 << 10));
         buf.put_slice(b"PGCOPY\n\xff\r\n\0");
         buf.put_i32(0); // flags
         buf.put_i32(0); // length of the header's extension
@@ -69,9 +69,19 @@ impl CopyBuffer {
         self.buf.put_slice(v.as_bytes());
     }
 
-    /// The trailer; what is to be sent.
-    pub fn finish(mut self) -> BytesMut {
+    /// The trailer.
+    pub fn finish(&mut self) {
         self.buf.put_i16(-1);
-        self.buf
+    }
+
+    /// What is to be sent; `clear` when it was.
+    pub fn filled(&self) -> &[u8] {
+        &self.buf
+    }
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+    pub fn clear(&mut self) {
+        self.buf.clear();
     }
 }

@@ -1,6 +1,6 @@
 //! Landing records: the one transaction that is the exactly-once.
 //!
-//! Lock the stream row, drop what it already has, COPY the rest, extend the row, commit; only then may anybody ack. Two
+//! Lock and extend the stream row, drop what it already had, COPY the rest, commit; only then may anybody ack. Two
 //! copies of a batch, two hubs, a repeat after a lost ack: the row's lock puts them one after another and the second finds
 //! its numbers committed. Deliberately unknown here: wire messages and acks (`grpc/telemetry`).
 use super::{
@@ -42,6 +42,9 @@ pub enum Refusal {
     #[error("record {seq} does not match collection '{collection}': {problem}")]
     Collection { seq: u64, collection: Name, problem: String },
 }
+
+/// How much of a COPY is sent at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Ends an act with a refusal or a failure.
 #[derive(Debug)]
@@ -89,10 +92,10 @@ pub(in crate::store) async fn stage(
     batch: &Batch,
     now: OffsetDateTime,
 ) -> Result<Committed, Stop> {
-    let locked = streams::lock(tx, &batch.stream, batch.range, now).await?.map_err(Refusal::from)?;
+    let claimed = streams::claim(tx, &batch.stream, batch.range, now).await?.map_err(Refusal::from)?;
     let mut fresh = Vec::with_capacity(batch.records.len());
     for (seq, record) in (batch.range.first()..=batch.range.last()).zip(&batch.records) {
-        if locked.committed.iter().any(|r| r.contains(seq)) {
+        if claimed.committed.iter().any(|r| r.contains(seq)) {
             continue;
         }
         let malformed = |problem: String| Refusal::Malformed { seq, problem };
@@ -108,11 +111,9 @@ pub(in crate::store) async fn stage(
         collections::ensure(tx, vectors, now).await?;
     }
     if !fresh.is_empty() {
-        copy(tx, batch.stream.class, locked.stream_id, &fresh, now).await?;
+        copy(tx, batch.stream.class, claimed.stream_id, &fresh, now).await?;
     }
-    let resent = (batch.records.len() - fresh.len()) as u64;
-    streams::extend(tx, locked.stream_id, batch.range, resent, now).await?;
-    Ok(Committed { resent })
+    Ok(Committed { resent: (batch.records.len() - fresh.len()) as u64 })
 }
 
 /// Bounds of the database that the wire does not know.
@@ -177,12 +178,18 @@ async fn copy(
     now: OffsetDateTime,
 ) -> Result<(), Stop> {
     let act = "copying records";
-    let mut buffer = CopyBuffer::with_capacity(rows.iter().map(|(_, r)| size_of_row(r)).sum());
+    let mut copy = tx.copy_in_raw(statement(class)).await.act(act)?;
+    let mut buffer = CopyBuffer::with_capacity(PIECE_BYTES);
     for (seq, record) in rows {
         encode(&mut buffer, stream_id, *seq, record, now);
+        if buffer.len() >= PIECE_BYTES {
+            // The server takes these rows in while the next are written.
+            copy.send(buffer.filled()).await.act(act)?;
+            buffer.clear();
+        }
     }
-    let mut copy = tx.copy_in_raw(statement(class)).await.act(act)?;
-    copy.send(buffer.finish()).await.act(act)?;
+    buffer.finish();
+    copy.send(buffer.filled()).await.act(act)?;
     match copy.finish().await {
         Ok(landed) if landed == rows.len() as u64 => Ok(()),
         Ok(landed) => Err(Stop::Failed(StoreError::Corrupt {
@@ -204,15 +211,6 @@ fn data_refusal(e: &sqlx::Error, rows: &[(u64, &Record)]) -> Option<Refusal> {
         .and_then(|n| n.parse().ok());
     let seq = line.and_then(|n| rows.get(n.checked_sub(1)?)).map_or(0, |(seq, _)| *seq);
     Some(Refusal::Malformed { seq, problem: e.message().chars().take(200).collect() })
-}
-
-fn size_of_row(r: &Record) -> usize {
-    128 + match &r.body {
-        Body::Vector(v) => v.data.len() + v.text.len() + v.source.len() + 256,
-        Body::Log(l) => l.line.len(),
-        Body::Event(e) => e.payload_json.len() + e.name.len(),
-        Body::Measurement(m) => m.name.len(),
-    }
 }
 
 /// What people wrote may hold U+0000, which PostgreSQL cannot: the line is worth more than the character.
