@@ -84,7 +84,7 @@ impl Operator {
     }
 
     pub async fn try_apply(&mut self, manifests: &str) -> Result<pb::ApplyResponse, Status> {
-        let request = pb::ApplyRequest { manifests: manifests.to_owned(), validate_only: false };
+        let request = pb::ApplyRequest { manifests: manifests.to_owned(), validate_only: false, ..Default::default() };
         Ok(self.admin.apply(request).await?.into_inner())
     }
 
@@ -155,6 +155,7 @@ impl Operator {
             name: format!("flowsets/{name}"),
             digest: redforge_shared::ids::Digest::of(tar).0.to_vec().into(),
             size_bytes: tar.len() as u64,
+            ..Default::default()
         };
         let mut messages = vec![pb::PushFlowSetRequest { message: Some(Message::Header(header)) }];
         for chunk in tar.chunks(256 * 1024) {

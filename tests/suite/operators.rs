@@ -1,4 +1,9 @@
-//! The operators' door speaks to any tool: reflection, health, tokens.
+//! The operators' door speaks to any tool: reflection, health, tokens. The command line, settings, limits and page follow.
+mod cli;
+mod docs;
+mod doors;
+mod settings;
+
 use redforge_tests::{
     agent::TestAgent,
     hub::TestHub,

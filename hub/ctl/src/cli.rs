@@ -66,7 +66,7 @@ pub struct Apply {
     /// A manifest, a folder of them (*.yaml, *.yml), or - for standard input; may be repeated
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
     pub files: Vec<PathBuf>,
-    /// Check everything and change nothing
+    /// Check everything, show what would change, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -100,7 +100,7 @@ pub struct Push {
     /// Make the node-red instance of this name on that host use it; may be repeated
     #[arg(long, value_name = "HOST")]
     pub to: Vec<String>,
-    /// Image of the instance, where --to must create it
+    /// Image of the instance, where --to must create it [default: that of the host's or the hub's other node-red instances]
     #[arg(long, value_name = "REFERENCE")]
     pub image: Option<String>,
     #[command(flatten)]
@@ -134,7 +134,7 @@ pub struct Get {
     pub host: Option<String>,
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,
-    /// Stay, and print rows again when they change (hosts and instances)
+    /// Stay, and print again what changes; JSON is one object a line
     #[arg(short, long)]
     pub watch: bool,
 }
@@ -146,9 +146,12 @@ pub struct Logs {
     /// Stay, and print lines as they arrive
     #[arg(short, long)]
     pub follow: bool,
-    /// How many lines from the end
+    /// How many lines from the end; with --follow at most 200 of those that are there already
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub tail: u32,
+    /// Only lines made since then: 90s, 5m, 1h, 7d ago, or a time such as 2026-11-23T10:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::words::since)]
+    pub since: Option<time::OffsetDateTime>,
     /// Put the time before each line
     #[arg(long)]
     pub timestamps: bool,
@@ -173,6 +176,9 @@ pub struct Records {
     /// Only records with this key
     #[arg(long)]
     pub key: Option<String>,
+    /// Only records made since then: 90s, 5m, 1h, 7d ago, or a time such as 2026-11-23T10:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::words::since)]
+    pub since: Option<time::OffsetDateTime>,
     /// How many, the newest first
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,

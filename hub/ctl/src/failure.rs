@@ -80,6 +80,10 @@ impl From<Status> for Failure {
             if listed.len() == 1 && s.message().contains(&bad.field_violations[0].description) {
                 return f.hints_of(&s);
             }
+            // With several the summary only counts them, and repeats the first.
+            if listed.len() > 1 {
+                f.errors.clear();
+            }
             f.errors.extend(listed);
         }
         f.hints_of(&s)

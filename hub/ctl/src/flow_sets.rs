@@ -27,20 +27,35 @@ pub async fn push(settings: &Connection, a: &Push) -> Outcome {
         manifests.push(manifest_for(&mut admin, host, &name, a.image.as_deref()).await?);
     }
     let mut touched: Vec<String> = hosts.iter().map(|h| format!("hosts/{h}/instances/{name}")).collect();
+    // Whoever runs the flow set already gets this revision too.
+    let users = |i: &pb::Instance| views::instance_manifest(i)["spec"]["nodeRed"]["flowSet"] == json!(name);
+    touched.extend(get::instances(&mut admin, "").await?.iter().filter(|i| users(i)).map(|i| i.name.clone()));
     let before = wait::Before::of(&mut admin, &touched).await?;
-    let done = upload(&mut admin, &packed).await?;
-    report(&done, &packed);
-    touched.extend(done.instances);
     let changed: Vec<Value> = manifests.into_iter().flatten().collect();
+    let mut apply =
+        pb::ApplyRequest { manifests: output::yaml(&changed)?, validate_only: true, flow_sets: vec![staged(&packed)] };
+    // What the hub would refuse is refused before a revision is made.
+    admin.apply(apply.clone()).await?;
+    let done = upload(&mut admin, &packed, false).await?;
+    let set = done.flow_set.clone().unwrap_or_default();
+    let what = if done.changed { "pushed" } else { "unchanged" };
+    output::line(&format!("flowsets/{} {what}, revision {}, {} nodes", packed.name, set.revision, packed.node_count));
+    describe(&packed);
+    if done.changed {
+        done.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
+    }
+    touched.extend(done.instances);
     if !changed.is_empty() {
-        let request = pb::ApplyRequest { manifests: output::yaml(&changed)?, validate_only: false };
-        for r in admin.apply(request).await?.into_inner().resources {
+        apply.validate_only = false;
+        apply.flow_sets.clear();
+        for r in admin.apply(apply).await?.into_inner().resources {
             instances::print_applied(&r);
         }
     }
     touched.sort();
     touched.dedup();
     if a.wait.wait {
+        let before = before.changed(done.changed || !changed.is_empty());
         wait::until_as_desired(&mut admin, &touched, before, a.wait.timeout).await?;
     }
     Ok(())
@@ -55,10 +70,6 @@ async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option
         Err(s) => return Err(s.into()),
     };
     let Some(instance) = found else {
-        let Some(image) = image else {
-            return Err(Failure::new(Exit::NotFound, format!("host '{host}' has no instance '{name}'"))
-                .hint("give --image REFERENCE and it is created, or apply a manifest for it"));
-        };
         // An unknown host is better found here, with its near misses, than by the hub after the upload.
         let known = get::hosts(admin).await?;
         if !known.iter().any(|h| words::last(&h.name) == host.as_str()) {
@@ -66,6 +77,15 @@ async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option
             let names = known.iter().map(|h| words::last(&h.name).to_owned());
             return Err(crate::suggest::nearest(failure, host.as_str(), names));
         }
+        let image = match image {
+            Some(image) => image.to_owned(),
+            None => image_of_others(admin, host).await?.ok_or_else(|| {
+                let text =
+                    format!("host '{host}' has no instance '{name}', and no other node-red instance says which image");
+                Failure::new(Exit::NotFound, text)
+                    .hint("give --image REFERENCE and it is created, or apply a manifest for it")
+            })?,
+        };
         return Ok(Some(json!({
             "apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": {"name": name},
             "spec": {"host": host, "kind": Kind::NodeRed.as_str(), "image": image, "nodeRed": {"flowSet": name}},
@@ -84,12 +104,27 @@ async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option
     Ok((manifest != old).then_some(manifest))
 }
 
-/// Sends a flow set.
-pub async fn upload(admin: &mut Admin, packed: &Packed) -> Outcome<pb::PushFlowSetResponse> {
+/// The image of another node-red instance: of this host, else of any.
+async fn image_of_others(admin: &mut Admin, host: &Name) -> Outcome<Option<String>> {
+    let all = get::instances(admin, "").await?;
+    let own = |i: &&pb::Instance| views::instance_parts(&i.name).0 == host.as_str();
+    let flows: Vec<_> = all.iter().filter(|i| i.kind == Kind::NodeRed.as_str()).collect();
+    let other = flows.iter().copied().find(own).or_else(|| flows.first().copied());
+    Ok(other.and_then(|i| views::instance_manifest(i)["spec"]["image"].as_str().map(str::to_owned)))
+}
+
+/// How an apply names a flow set whose bytes come beside it.
+pub fn staged(packed: &Packed) -> pb::StagedFlowSet {
+    pb::StagedFlowSet { name: format!("flowsets/{}", packed.name), digest: packed.digest.0.to_vec().into() }
+}
+
+/// Sends a flow set: as its newest revision, or only its bytes for the apply that follows.
+pub async fn upload(admin: &mut Admin, packed: &Packed, stage_only: bool) -> Outcome<pb::PushFlowSetResponse> {
     let header = pb::PushFlowSetHeader {
         name: format!("flowsets/{}", packed.name),
         digest: packed.digest.0.to_vec().into(),
         size_bytes: packed.tar.len() as u64,
+        stage_only,
     };
     let message = |m| pb::PushFlowSetRequest { message: Some(m) };
     let chunks = packed.tar.chunks(CHUNK).map(|c| pb::push_flow_set_request::Message::Chunk(c.to_vec().into()));
@@ -98,16 +133,11 @@ pub async fn upload(admin: &mut Admin, packed: &Packed) -> Outcome<pb::PushFlowS
     Ok(admin.push_flow_set(tokio_stream::iter(messages)).await?.into_inner())
 }
 
-/// Says what became of it.
-pub fn report(done: &pb::PushFlowSetResponse, packed: &Packed) {
-    let set = done.flow_set.clone().unwrap_or_default();
-    let what = if done.changed { "pushed" } else { "unchanged" };
-    output::line(&format!("flowsets/{} {what}, revision {}, {} nodes", packed.name, set.revision, packed.node_count));
+/// Says what is in it and what is not.
+pub fn describe(packed: &Packed) {
+    output::say(&format!("flowsets/{}: node types {}", packed.name, packed.node_types.join(", ")));
     if !packed.credential_names.is_empty() {
         output::say(&format!("{} credentials stayed out of the flow set:", packed.credential_names.len()));
         packed.credential_names.iter().for_each(|n| output::say(&format!("  {n}")));
-    }
-    if done.changed {
-        done.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
     }
 }

@@ -4,21 +4,17 @@ use crate::{
     config::Connection,
     connection::{self, Admin},
     failure::{Exit, Failure, Outcome},
-    output::{self, Cell, Format, Listing},
+    output::{self, Format, Listing},
     suggest, views, words,
 };
 use redforge_shared::wire::pb;
-use std::{collections::HashMap, time::Duration};
+use serde_json::Value;
+use std::{collections::BTreeMap, time::Duration};
 
 const PAGE: i32 = 1000;
 
 /// Shows what was asked for.
 pub async fn run(settings: &Connection, a: &Get) -> Outcome {
-    if a.watch
-        && (!matches!(a.kind, Kind::Hosts | Kind::Instances) || !matches!(a.output, Format::Table | Format::Wide))
-    {
-        return Err(Failure::new(Exit::Usage, "--watch shows hosts or instances as a table"));
-    }
     let mut admin = connection::connect(settings).await?;
     if a.watch {
         return watch(&mut admin, a).await;
@@ -151,24 +147,42 @@ pub async fn instances(admin: &mut Admin, parent: &str) -> Outcome<Vec<pb::Insta
     }
 }
 
-/// Prints the table, then each row again when anything but an age in it changes.
+/// Prints everything, then each resource again when anything but an age in it changes, and says what is gone.
 async fn watch(admin: &mut Admin, a: &Get) -> Outcome {
-    let mut seen: HashMap<String, String> = HashMap::new();
-    let mut first = true;
+    let mut seen: BTreeMap<String, Value> = BTreeMap::new();
+    let (mut first, mut told) = (true, false);
     loop {
         let listing = listing(admin, a).await?;
-        let aging = |i: usize| matches!(listing.head.get(i), Some(&"SEEN" | &"REPORTED"));
-        let mut seen_changed = |(name, row): (&String, &Vec<Cell>)| {
-            let kept = row.iter().enumerate().filter(|(i, _)| !aging(*i)).map(|(_, c)| format!("{c:?}"));
-            let now: String = kept.collect();
-            (seen.insert(name.clone(), now.clone()) != Some(now)).then(|| row.clone())
-        };
-        let rows: Vec<Vec<Cell>> = listing.names.iter().zip(&listing.rows).filter_map(&mut seen_changed).collect();
-        let lines = output::table(&listing.head, &rows, output::color_stdout());
-        for l in lines.iter().skip(usize::from(!first)) {
-            output::line(l);
+        let now: BTreeMap<String, Value> = listing.keys().zip(listing.objects.iter().map(lasting)).collect();
+        let changed: Vec<usize> =
+            listing.keys().enumerate().filter(|(_, key)| seen.get(key) != now.get(key)).map(|(i, _)| i).collect();
+        if now.is_empty() && !told {
+            output::say(listing.empty);
+            told = true;
         }
-        first = false;
+        // The head stands above the first row there is.
+        if !changed.is_empty() {
+            listing.print_some(&changed, a.output, first)?;
+            first = false;
+        }
+        for gone in seen.keys().filter(|key| !now.contains_key(*key)) {
+            output::say(&format!("{gone} is gone"));
+        }
+        seen = now;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+}
+
+/// An object without what changes at every look although nothing happened.
+fn lasting(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Value::Object(map) = &mut object {
+        for aging in ["reportAgeS", "lastSeenAt"] {
+            map.remove(aging);
+        }
+        if let Some(Value::Object(facts)) = map.get_mut("facts") {
+            facts.remove("diskFreeBytes");
+        }
+    }
+    object
 }

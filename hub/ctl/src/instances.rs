@@ -30,15 +30,20 @@ pub async fn resume(settings: &Connection, typed: &str) -> Outcome {
     }
 }
 
-/// One line for one applied resource.
-pub fn print_applied(r: &pb::AppliedResource) {
+/// What became of an applied resource, in a word.
+pub fn action(r: &pb::AppliedResource) -> &'static str {
     use pb::applied_resource::Action;
-    let what = match Action::try_from(r.action) {
+    match Action::try_from(r.action) {
         Ok(Action::Created) => "created",
         Ok(Action::Configured) => "configured",
         Ok(Action::Unchanged) => "unchanged",
         Ok(Action::Unspecified) | Err(_) => "applied",
-    };
+    }
+}
+
+/// One line for one applied resource.
+pub fn print_applied(r: &pb::AppliedResource) {
+    let what = action(r);
     let revision = if r.revision > 0 { format!(", revision {}", r.revision) } else { String::new() };
     output::line(&format!("{} {what}{revision}", r.name));
 }

@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything said about it to standard error. Exit codes are part of the interface: see
 //! `failure`. This file only hands a verb to its room.
 mod apply;
+mod changes;
 mod cli;
 mod config;
 mod connection;

@@ -20,6 +20,8 @@ pub struct Packed {
     pub tar: Vec<u8>,
     pub digest: Digest,
     pub node_count: usize,
+    /// Node types that the runtime must know.
+    pub node_types: Vec<String>,
     /// Credentials that stayed out, by name.
     pub credential_names: Vec<String>,
 }
@@ -32,6 +34,10 @@ pub struct Manifests {
     pub text: String,
     /// Instances among them: hosts/{host}/instances/{name}.
     pub instances: Vec<String>,
+    /// Every document, as it was understood.
+    pub parsed: Vec<Manifest>,
+    /// File and first line of every document in `text`, in order.
+    documents: Vec<(String, usize)>,
     /// (first line in `text`, lines, where they came from), in order.
     origins: Vec<(usize, usize, String)>,
 }
@@ -80,7 +86,9 @@ impl Manifests {
                 Manifest::Site(_) => {}
             }
         }
-        let kept = blank(text, &taken_out);
+        let (kept, first_lines) = blank(text, &taken_out);
+        self.documents.extend(first_lines.into_iter().map(|line| (shown.clone(), line)));
+        self.parsed.extend(parsed);
         if taken_out.iter().any(|t| !t) {
             if !self.text.is_empty() {
                 self.text += "---\n";
@@ -95,6 +103,13 @@ impl Manifests {
 
     /// Puts file and line of its own in place of `line N` of the joined text.
     pub fn locate(&self, message: &str) -> String {
+        let numbered = message.strip_prefix("document ").and_then(|m| m.split_once(", "));
+        if let Some((number, rest)) = numbered
+            && !rest.starts_with("line ")
+            && let Some((file, line)) = number.parse().ok().and_then(|n: usize| self.documents.get(n.wrapping_sub(1)))
+        {
+            return format!("{file}:{line}: {rest}");
+        }
         let Some((before, rest)) = message.split_once("line ") else { return message.into() };
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let Ok(line) = rest[..digits].parse::<usize>() else { return message.into() };
@@ -107,19 +122,24 @@ impl Manifests {
     }
 }
 
-/// Empties the documents that are taken out and keeps every line's number.
-fn blank(text: &str, taken_out: &[bool]) -> String {
+/// Empties the documents that are taken out and keeps every line's number. With the first lines of those that stay.
+fn blank(text: &str, taken_out: &[bool]) -> (String, Vec<usize>) {
     let is_content = |l: &str| !l.trim().is_empty() && !l.trim_start().starts_with('#') && !l.starts_with('%');
     let mut document: Option<usize> = None;
     let mut open = false;
+    let mut first_lines = Vec::new();
     let mut out = String::with_capacity(text.len());
-    for line in text.lines() {
+    for (index, line) in text.lines().enumerate() {
         // `---` at the first column begins a document wherever it stands.
         if line == "---" || line.starts_with("--- ") {
             open = false;
         } else if is_content(line) && !open {
             open = true;
-            document = Some(document.map_or(0, |d| d + 1));
+            let this = document.map_or(0, |d| d + 1);
+            document = Some(this);
+            if !taken_out.get(this).is_some_and(|t| *t) {
+                first_lines.push(index + 1);
+            }
         }
         let dropped = open && document.and_then(|d| taken_out.get(d)).is_some_and(|t| *t);
         if !dropped {
@@ -127,7 +147,7 @@ fn blank(text: &str, taken_out: &[bool]) -> String {
         }
         out.push('\n');
     }
-    out
+    (out, first_lines)
 }
 
 fn texts(path: &Path) -> Outcome<Vec<(PathBuf, String)>> {
@@ -193,7 +213,14 @@ pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
     if tar.len() > flows::MAX_FLOW_SET_BYTES {
         return Err(refused(flows::InvalidFlows::TooLarge(tar.len())));
     }
-    Ok(Packed { name, digest: Digest::of(&tar), node_count: flows.nodes().len(), tar, credential_names })
+    Ok(Packed {
+        name,
+        digest: Digest::of(&tar),
+        node_count: flows.nodes().len(),
+        node_types: flows.node_types().into_iter().collect(),
+        tar,
+        credential_names,
+    })
 }
 
 #[cfg(test)]
@@ -228,6 +255,8 @@ mod tests {
         // a.yaml has 4 lines, then `---`; line 9 of b.yaml is line 14 of the joined text.
         let located = all.locate("document 2, line 14, spec.policy: is not known");
         assert_eq!(located, format!("{}:9: spec.policy: is not known", dir.path().join("b.yaml").display()));
+        let located = all.locate("document 2, sites/hall spec: is refused");
+        assert_eq!(located, format!("{}:10: sites/hall spec: is refused", dir.path().join("b.yaml").display()));
     }
 
     #[test]

@@ -121,6 +121,36 @@ impl Listing {
     }
 }
 
+impl Listing {
+    /// What tells the resources apart; events have no name of their own.
+    pub fn keys(&self) -> impl Iterator<Item = String> + '_ {
+        self.names.iter().zip(&self.objects).map(|(name, object)| match object.get("at").and_then(Value::as_str) {
+            Some(at) => format!("{name} {at} {}", object["reason"].as_str().unwrap_or_default()),
+            None => name.clone(),
+        })
+    }
+
+    /// Writes some of it, for a reader that follows: rows under one head, JSON one object a line.
+    pub fn print_some(&self, which: &[usize], format: Format, first: bool) -> Outcome {
+        match format {
+            Format::Table | Format::Wide => {
+                // All rows give the widths, so that what comes later stands under the same head.
+                let lines = table(&self.head, &self.rows, color_stdout());
+                let head = first.then_some(0);
+                head.into_iter().chain(which.iter().map(|i| i + 1)).for_each(|i| line(&lines[i]));
+            }
+            Format::Json => which.iter().for_each(|i| line(&self.objects[*i].to_string())),
+            Format::Yaml => {
+                for i in which {
+                    line(&format!("---\n{}", yaml(&self.manifests[*i..=*i])?.trim_end()));
+                }
+            }
+            Format::Name => which.iter().for_each(|i| line(&plain(&self.names[*i]))),
+        }
+        Ok(())
+    }
+}
+
 fn pretty(v: &Value) -> Outcome<String> {
     serde_json::to_string_pretty(v).map_err(|e| Failure::error(e.to_string()))
 }

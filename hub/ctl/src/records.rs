@@ -82,6 +82,7 @@ pub async fn list(settings: &Connection, a: &Records) -> Outcome {
             limit: a.limit,
             follow: a.follow,
             key: a.key.clone().unwrap_or_default(),
+            since: a.since.map(redforge_shared::wire::timestamp),
         };
         let mut stream = admin.list_records(request).await?.into_inner();
         while let Some(r) = stream.message().await? {
@@ -135,6 +136,7 @@ pub async fn logs(settings: &Connection, a: &Logs) -> Outcome {
         limit: a.tail,
         follow: a.follow,
         key: String::new(),
+        since: a.since.map(redforge_shared::wire::timestamp),
     };
     let print = |r: &pb::Record| {
         let line = output::plain(body(r).get("line").and_then(Value::as_str).unwrap_or_default());
@@ -154,7 +156,10 @@ pub async fn logs(settings: &Connection, a: &Logs) -> Outcome {
         }
     }
     if newest_first.is_empty() && !a.follow {
-        output::say("No line of this instance has arrived.");
+        output::say(match a.since {
+            Some(_) => "No line of this instance that was made since then has arrived.",
+            None => "No line of this instance has arrived.",
+        });
         if !collects {
             output::say("Its manifest does not say `collectLogs: true`: its lines stay on the host.");
         }

@@ -163,8 +163,11 @@ fn spec(i: &pb::Instance) -> Value {
 
 /// What `apply` takes: YAML of an instance goes back in unchanged.
 pub fn instance_manifest(i: &pb::Instance) -> Value {
-    json!({"apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": {"name": words::last(&i.name)},
-           "spec": spec(i)})
+    let mut metadata = json!({"name": words::last(&i.name)});
+    if !i.labels.is_empty() {
+        metadata["labels"] = json!(i.labels.iter().collect::<std::collections::BTreeMap<_, _>>());
+    }
+    json!({"apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": metadata, "spec": spec(i)})
 }
 
 fn instance_json(i: &pb::Instance) -> Value {
@@ -205,20 +208,25 @@ pub fn sites(all: &[pb::Site]) -> Listing {
         json!({"name": s.name, "labels": s.labels, "timeZone": s.time_zone, "policy": s.policy,
                "hostCount": s.host_count, "createdAt": words::time(s.created_at.as_ref())})
     };
-    let manifest = |s: &pb::Site| {
-        json!({"apiVersion": "redforge.io/v1", "kind": "Site",
-               "metadata": {"name": words::last(&s.name), "labels": s.labels},
-               "spec": {"timeZone": s.time_zone, "policy": s.policy}})
-    };
     Listing {
         head: vec!["NAME", "POLICY", "TIME ZONE", "HOSTS", "AGE", "LABELS"],
         rows: all.iter().map(row).collect(),
         names: all.iter().map(|s| s.name.clone()).collect(),
         objects: all.iter().map(object).collect(),
-        manifests: all.iter().map(manifest).collect(),
+        manifests: all.iter().map(site_manifest).collect(),
         single: false,
         empty: "There is no site yet. Apply a manifest of kind Site.",
     }
+}
+
+/// What `apply` takes.
+pub fn site_manifest(s: &pb::Site) -> Value {
+    let mut metadata = json!({"name": words::last(&s.name)});
+    if !s.labels.is_empty() {
+        metadata["labels"] = json!(s.labels.iter().collect::<std::collections::BTreeMap<_, _>>());
+    }
+    json!({"apiVersion": "redforge.io/v1", "kind": "Site", "metadata": metadata,
+           "spec": {"timeZone": s.time_zone, "policy": s.policy}})
 }
 
 /// Flow sets.

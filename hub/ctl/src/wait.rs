@@ -18,7 +18,11 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// Generations of the hosts before the change.
 #[derive(Debug, Default)]
-pub struct Before(BTreeMap<String, u64>);
+pub struct Before {
+    generations: BTreeMap<String, u64>,
+    /// The hub said that nothing changed: no new generation will come.
+    nothing_changed: bool,
+}
 
 fn host_of(instance: &str) -> String {
     format!("hosts/{}", views::instance_parts(instance).0)
@@ -35,7 +39,13 @@ impl Before {
                 Err(s) => return Err(s.into()),
             }
         }
-        Ok(Self(generations))
+        Ok(Self { generations, nothing_changed: false })
+    }
+
+    /// The same, knowing what the hub answered to the change.
+    #[must_use]
+    pub fn changed(self, any: bool) -> Self {
+        Self { nothing_changed: !any, ..self }
     }
 }
 
@@ -48,12 +58,13 @@ enum Now {
 /// Waits, with a line on standard error for every change.
 pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: Before, limit: Duration) -> Outcome {
     let began = Instant::now();
+    let settled = || before.nothing_changed || began.elapsed() > SETTLED;
     let mut said: BTreeMap<&str, String> = BTreeMap::new();
     loop {
         let mut open = Vec::new();
         let mut failed = Vec::new();
         for name in instances {
-            let (state, text) = match look(admin, name, &before, began.elapsed() > SETTLED).await? {
+            let (state, text) = match look(admin, name, &before, settled()).await? {
                 Now::AsDesired => ("done", "runs as desired".to_owned()),
                 Now::Failed(why) => {
                     failed.push(format!("{name}: {why}"));
@@ -94,7 +105,7 @@ async fn look(admin: &mut Admin, name: &str, before: &Before, settled: bool) -> 
     if host.link != i32::from(pb::Link::Online) {
         return Ok(Now::Underway(format!("the host is {link}; it takes this up when it is back")));
     }
-    let risen = before.0.get(&host.name).is_none_or(|g| host.generation > *g) || settled;
+    let risen = before.generations.get(&host.name).is_some_and(|g| host.generation > *g) || settled;
     if !risen || host.observed_generation < host.generation {
         return Ok(Now::Underway("the host takes up the change".into()));
     }

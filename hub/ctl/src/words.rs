@@ -87,6 +87,15 @@ pub fn duration(s: &str) -> Result<Duration, String> {
     number.checked_mul(unit).filter(|s| *s <= 366 * 86_400).map(Duration::from_secs).ok_or_else(bad)
 }
 
+/// A moment: so long ago, or a time of the calendar.
+pub fn since(s: &str) -> Result<time::OffsetDateTime, String> {
+    if let Ok(ago) = duration(s) {
+        return Ok(SystemClock.now() - ago);
+    }
+    time::OffsetDateTime::parse(s, &time::format_description::well_known::Rfc3339)
+        .map_err(|_| format!("'{s}' is not a time: write 90s, 5m, 1h, 7d, or 2026-11-23T10:00:00Z"))
+}
+
 /// A name that the user typed, with or without its collection before it.
 pub fn name(typed: &str, collection: &str) -> Outcome<Name> {
     let bare = typed.strip_prefix(collection).unwrap_or(typed);
@@ -133,6 +142,16 @@ mod tests {
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         for bad in ["", "5", "m", "-1s", "9999999999999d", "5 m"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn since_takes_an_age_or_a_time() {
+        assert_eq!(since("2026-11-23T10:00:00Z"), Ok(time::macros::datetime!(2026-11-23 10:00 UTC)));
+        let age = SystemClock.now() - since("5m").expect("an age");
+        assert!((299..310).contains(&age.whole_seconds()), "{age}");
+        for bad in ["", "yesterday", "2026-11-23", "-5m"] {
+            assert!(since(bad).is_err(), "{bad}");
         }
     }
 

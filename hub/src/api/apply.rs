@@ -5,7 +5,7 @@
 use super::{Api, ApiError, Caller, Role, Violation, names};
 use crate::store::changes::{Changed, Changes, NewFlowSet, NewInstance};
 use redforge_shared::{
-    flows::{self, Flows},
+    flows::{self, Flows, unpack},
     ids::{Digest, HostId, Name},
     manifest::{FlowSetManifest, FlowSource, InstanceManifest, InstanceSpec, Kind, Manifest, parse},
     wire::pb,
@@ -15,14 +15,27 @@ use std::collections::BTreeMap;
 
 /// Most bytes of all instance specs of a host: the rendered document (256 KiB at most) must hold them.
 const MAX_HOST_SPEC_BYTES: usize = 224 * 1024;
+/// Most flow sets of one request.
+const MAX_STAGED: usize = 500;
 
 impl Api {
     /// Creates or replaces what the manifests say.
     pub async fn apply(&self, caller: &Caller, request: pb::ApplyRequest) -> Result<pb::ApplyResponse, ApiError> {
         caller.needs(Role::Operator)?;
-        let manifests = parse(&request.manifests).map_err(|errors| ApiError::Manifests { errors })?;
+        let staged = staged(&request.flow_sets)?;
+        let manifests = match request.manifests.trim() {
+            "" if !staged.is_empty() => Vec::new(),
+            _ => parse(&request.manifests).map_err(|errors| ApiError::Manifests { errors })?,
+        };
         let mut changes = self.store.begin_changes(&caller.name, self.clock.now()).await?;
         let mut violations = Vec::new();
+        let mut applied = Vec::new();
+        for (name, digest) in &staged {
+            match put_staged(&mut changes, name, *digest, request.validate_only).await? {
+                Ok((changed, revision)) => applied.push(resource(format!("flowsets/{name}"), changed, revision)),
+                Err(problem) => violations.push(Violation { field: format!("flowsets/{name}"), problem }),
+            }
+        }
         let mut done = vec![None; manifests.len()];
         let mut touched = BTreeMap::new();
         // Sites and flow sets first: an instance may name what the same set brings.
@@ -34,6 +47,9 @@ impl Api {
                         changes.put_site(&site.name, &site.labels, &spec.time_zone, spec.policy.as_str()).await?;
                     Ok((changed, 0))
                 }
+                Manifest::FlowSet(set) if staged.contains_key(&set.name) => {
+                    Err(("metadata.name", "is pushed from a file in the same request".into()))
+                }
                 Manifest::FlowSet(set) => match inline(set) {
                     Ok(new) => Ok(changes.put_flow_set(&new).await?),
                     Err(problem) => Err(("spec.flows", problem)),
@@ -44,7 +60,8 @@ impl Api {
         }
         for (index, manifest) in manifests.iter().enumerate() {
             let Manifest::Instance(instance) = manifest else { continue };
-            let result = put_instance(&mut changes, instance).await?;
+            let coming = instance.spec.flow_set().is_some_and(|set| staged.contains_key(set));
+            let result = put_instance(&mut changes, instance, coming).await?;
             if let Ok((host, ..)) = result {
                 touched.insert(host, instance.spec.host.clone());
             }
@@ -60,7 +77,8 @@ impl Api {
         if !request.validate_only {
             changes.commit().await?;
         }
-        Ok(pb::ApplyResponse { resources: done.into_iter().flatten().collect() })
+        applied.extend(done.into_iter().flatten());
+        Ok(pb::ApplyResponse { resources: applied })
     }
 
     /// Removes an instance from what its host should run.
@@ -89,19 +107,65 @@ fn record(
 ) {
     match result {
         Ok((changed, revision)) => {
-            let action = match changed {
-                Changed::Created => pb::applied_resource::Action::Created,
-                Changed::Configured => pb::applied_resource::Action::Configured,
-                Changed::Unchanged => pb::applied_resource::Action::Unchanged,
-            };
-            let name = manifest.resource_name();
-            done[index] = Some(pb::AppliedResource { name, action: action.into(), revision });
+            done[index] = Some(resource(manifest.resource_name(), changed, revision));
         }
         Err((path, problem)) => {
             let field = format!("document {}, {} {path}", index + 1, manifest.resource_name());
             violations.push(Violation { field, problem });
         }
     }
+}
+
+fn resource(name: String, changed: Changed, revision: u64) -> pb::AppliedResource {
+    let action = match changed {
+        Changed::Created => pb::applied_resource::Action::Created,
+        Changed::Configured => pb::applied_resource::Action::Configured,
+        Changed::Unchanged => pb::applied_resource::Action::Unchanged,
+    };
+    pb::AppliedResource { name, action: action.into(), revision }
+}
+
+/// The request's flow sets by name, each once.
+fn staged(listed: &[pb::StagedFlowSet]) -> Result<BTreeMap<Name, Digest>, ApiError> {
+    if listed.len() > MAX_STAGED {
+        return Err(ApiError::invalid("flow_sets", format!("{} flow sets, more than {MAX_STAGED}", listed.len())));
+    }
+    let mut staged = BTreeMap::new();
+    for set in listed {
+        let name = names::single("flow_sets.name", "flowsets", &set.name)?;
+        let digest = Digest::try_from(&set.digest[..])
+            .map_err(|_| ApiError::invalid("flow_sets.digest", "is not a SHA-256 of 32 bytes"))?;
+        if staged.insert(name.clone(), digest).is_some() {
+            return Err(ApiError::invalid("flow_sets", format!("flowsets/{name} occurs twice")));
+        }
+    }
+    Ok(staged)
+}
+
+/// Makes a revision of content that was pushed before, or only says what that would be.
+async fn put_staged(
+    changes: &mut Changes,
+    name: &Name,
+    digest: Digest,
+    validate_only: bool,
+) -> Result<Result<(Changed, u64), String>, ApiError> {
+    let change = changes.flow_set_change(name, digest).await?;
+    if validate_only || change.0 == Changed::Unchanged {
+        return Ok(Ok(change));
+    }
+    let Some(bytes) = changes.staged(digest).await? else {
+        return Ok(Err(format!("its content {digest} was not pushed before")));
+    };
+    let read = tokio::task::spawn_blocking(move || unpack(&bytes, Some(digest)).map(|(m, _)| (m, bytes))).await;
+    let Ok(Ok((manifest, bytes))) = read else { return Ok(Err("its content cannot be read".into())) };
+    let set = NewFlowSet {
+        name: name.clone(),
+        digest,
+        bytes,
+        node_count: manifest.node_count,
+        credential_names: manifest.credential_names,
+    };
+    Ok(Ok(changes.put_flow_set(&set).await?))
 }
 
 fn inline(set: &FlowSetManifest) -> Result<NewFlowSet, String> {
@@ -130,12 +194,14 @@ type Placed = (HostId, Changed, u64);
 async fn put_instance(
     changes: &mut Changes,
     instance: &InstanceManifest,
+    flow_set_is_coming: bool,
 ) -> Result<Result<Placed, (&'static str, String)>, ApiError> {
     let spec = &instance.spec;
     let Some(host) = changes.host(&spec.host).await? else {
         return Ok(Err(("spec.host", format!("hosts/{} does not exist; enroll it first", spec.host))));
     };
     if let Some(set) = spec.flow_set()
+        && !flow_set_is_coming
         && !changes.has_flow_set(set).await?
     {
         let problem = format!("flowsets/{set} does not exist; push it first, or apply it in the same set");

@@ -142,6 +142,7 @@ impl Api {
             report_age_s,
             created_at: Some(timestamp(row.created_at)),
             updated_at: Some(timestamp(row.updated_at)),
+            labels: row.labels.0.into_iter().collect(),
         }
     }
 }

@@ -17,6 +17,7 @@ pub struct Upload {
     name: Name,
     digest: Digest,
     size: usize,
+    stage_only: bool,
     bytes: Vec<u8>,
     _place: OwnedSemaphorePermit,
 }
@@ -54,12 +55,13 @@ impl Api {
             message: "too many flow sets are being pushed at the moment; push again later".into(),
         })?;
         // Grows with what really comes, not with what was promised.
-        Ok(Upload { name, digest, size, bytes: Vec::new(), _place: place })
+        let stage_only = header.stage_only;
+        Ok(Upload { name, digest, size, stage_only, bytes: Vec::new(), _place: place })
     }
 
-    /// Checks the whole and makes a revision of it.
+    /// Checks the whole and makes a revision of it, or only keeps its bytes for the apply that follows.
     pub async fn finish_push(&self, caller: &Caller, upload: Upload) -> Result<pb::PushFlowSetResponse, ApiError> {
-        let Upload { name, digest, size, bytes, _place } = upload;
+        let Upload { name, digest, size, stage_only, bytes, _place } = upload;
         if bytes.len() != size {
             let problem = format!("{} bytes came, the header says {size}", bytes.len());
             return Err(ApiError::invalid("chunk", problem));
@@ -78,6 +80,11 @@ impl Api {
             credential_names: manifest.credential_names,
         };
         let mut changes = self.store.begin_changes(&caller.name, self.clock.now()).await?;
+        if stage_only {
+            changes.stage(&set).await?;
+            changes.commit().await?;
+            return Ok(pb::PushFlowSetResponse::default());
+        }
         let (changed, _) = changes.put_flow_set(&set).await?;
         changes.commit().await?;
         let row = self.store.flow_set(name.as_str()).await?;

@@ -8,7 +8,7 @@ use futures_util::{Stream, stream::try_unfold};
 use redforge_shared::{
     clock::SharedClock,
     record::RecordClass,
-    wire::{pb, timestamp},
+    wire::{from_timestamp, pb, timestamp},
 };
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -42,8 +42,15 @@ impl Api {
             s if s.len() > 128 || s.contains('\0') => Err(ApiError::invalid(field, "is longer than 128 bytes")),
             s => Ok(Some(s)),
         };
-        let filter =
-            RecordFilter { class, host, instance: text("instance", request.instance)?, key: text("key", request.key)? };
+        let since = request.since.as_ref().map(|t| from_timestamp("since", Some(t)));
+        let since = since.transpose().map_err(|e| ApiError::invalid("since", e.to_string()))?;
+        let filter = RecordFilter {
+            class,
+            host,
+            instance: text("instance", request.instance)?,
+            key: text("key", request.key)?,
+            since,
+        };
         let reader = Reader {
             store: self.store.clone(),
             clock: self.clock.clone(),

@@ -62,7 +62,7 @@ pub(super) fn bench_on(db: TestDatabase, embed: Option<Embed>) -> Bench {
 
 impl Bench {
     async fn apply(&self, manifests: &str) -> Result<Vec<(String, i32, u64)>, ApiError> {
-        let request = pb::ApplyRequest { manifests: manifests.into(), validate_only: false };
+        let request = pb::ApplyRequest { manifests: manifests.into(), validate_only: false, ..Default::default() };
         let done = self.api.apply(&OPERATOR, request).await?;
         Ok(done.resources.into_iter().map(|r| (r.name, r.action, r.revision)).collect())
     }
@@ -73,6 +73,7 @@ impl Bench {
             name: format!("flowsets/{name}"),
             digest: Digest::of(tar).0.to_vec().into(),
             size_bytes: tar.len() as u64,
+            ..Default::default()
         };
         let mut upload = self.api.begin_push(&operator, &header)?;
         for chunk in tar.chunks(200) {
@@ -183,7 +184,7 @@ async fn a_refused_set_changes_nothing_and_every_fault_is_told() {
     let sites = b.api.list_sites(&VIEWER, pb::ListSitesRequest::default()).await.expect("lists").sites;
     assert_eq!(sites.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["sites/hall"]);
 
-    let check = pb::ApplyRequest { manifests: site("only-checked"), validate_only: true };
+    let check = pb::ApplyRequest { manifests: site("only-checked"), validate_only: true, ..Default::default() };
     assert_eq!(b.api.apply(&OPERATOR, check).await.expect("checks").resources[0].action, 1);
     let get = pb::GetSiteRequest { name: "sites/only-checked".into() };
     assert!(matches!(b.api.get_site(&VIEWER, get).await, Err(ApiError::NotFound(_))));
@@ -224,8 +225,12 @@ async fn a_pushed_flow_set_gets_a_revision_only_when_it_differs() {
     assert_eq!(Digest::of(&back), Digest::of(&two));
 
     let operator = caller(Role::Operator);
-    let header =
-        |size_bytes| pb::PushFlowSetHeader { name: "flowsets/notes".into(), digest: vec![0; 32].into(), size_bytes };
+    let header = |size_bytes| pb::PushFlowSetHeader {
+        name: "flowsets/notes".into(),
+        digest: vec![0; 32].into(),
+        size_bytes,
+        ..Default::default()
+    };
     let e = b.api.begin_push(&operator, &header(100 << 20)).expect_err("too large").to_string();
     assert_eq!(e, "header.size_bytes: the flow set has 104857600 bytes, allowed are 1 to 16777216");
     let mut upload = b.api.begin_push(&operator, &header(4)).expect("begins");

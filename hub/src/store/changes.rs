@@ -97,26 +97,48 @@ impl Changes {
         Ok(changed)
     }
 
-    /// Makes a new revision of a flow set, unless its newest one has this digest.
-    pub async fn put_flow_set(&mut self, set: &NewFlowSet) -> Result<(Changed, u64), StoreError> {
+    /// What putting this content would do, and the revision it would be.
+    pub async fn flow_set_change(&mut self, name: &Name, digest: Digest) -> Result<(Changed, u64), StoreError> {
         let newest: Option<(i64, Vec<u8>)> =
             sqlx::query_as("SELECT revision, digest FROM flow_set WHERE name = $1 ORDER BY revision DESC LIMIT 1")
-                .bind(set.name.as_str())
+                .bind(name.as_str())
                 .fetch_optional(&mut *self.tx)
                 .await
                 .act(ACT)?;
-        let (changed, revision) = match newest {
+        Ok(match newest {
             None => (Changed::Created, 1),
-            Some((revision, digest)) if digest == set.digest.0 => return Ok((Changed::Unchanged, revision as u64)),
-            Some((revision, _)) => (Changed::Configured, revision + 1),
-        };
+            Some((revision, have)) if have == digest.0 => (Changed::Unchanged, revision as u64),
+            Some((revision, _)) => (Changed::Configured, revision as u64 + 1),
+        })
+    }
+
+    /// Keeps the bytes of a flow set without making a revision.
+    pub async fn stage(&mut self, set: &NewFlowSet) -> Result<(), StoreError> {
+        self.put_artifact(set.digest, &set.bytes).await
+    }
+
+    /// The bytes of a flow set that was staged or pushed before.
+    pub async fn staged(&mut self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        sqlx::query_scalar("SELECT string_agg(data, ''::bytea ORDER BY idx) FROM artifact_chunk WHERE digest = $1")
+            .bind(&digest.0[..])
+            .fetch_one(&mut *self.tx)
+            .await
+            .act(ACT)
+    }
+
+    /// Makes a new revision of a flow set, unless its newest one has this digest.
+    pub async fn put_flow_set(&mut self, set: &NewFlowSet) -> Result<(Changed, u64), StoreError> {
+        let (changed, revision) = self.flow_set_change(&set.name, set.digest).await?;
+        if changed == Changed::Unchanged {
+            return Ok((changed, revision));
+        }
         self.put_artifact(set.digest, &set.bytes).await?;
         sqlx::query(
             "INSERT INTO flow_set (name, revision, digest, size_bytes, node_count, credential_names, created_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(set.name.as_str())
-        .bind(revision)
+        .bind(revision as i64)
         .bind(&set.digest.0[..])
         .bind(set.bytes.len() as i64)
         .bind(set.node_count as i32)
@@ -129,7 +151,7 @@ impl Changes {
         let reason = if changed == Changed::Created { "FLOW_SET_CREATED" } else { "FLOW_SET_CHANGED" };
         self.tell(reason, format!("flowsets/{}", set.name), message).await?;
         hints::hint(&mut self.tx, "flow_set").await?;
-        Ok((changed, revision as u64))
+        Ok((changed, revision))
     }
 
     async fn put_artifact(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {

@@ -24,6 +24,8 @@ pub struct RecordFilter {
     pub host: Option<String>,
     pub instance: Option<String>,
     pub key: Option<String>,
+    /// Made at this time or later, by the agent's clock.
+    pub since: Option<OffsetDateTime>,
 }
 
 /// A place in the order (received_at, stream_id, seq).
@@ -50,7 +52,7 @@ macro_rules! record_query {
             $table,
             " t JOIN stream s ON s.stream_id = t.stream_id JOIN host h ON h.id = s.host_id ",
             "WHERE ($1::text IS NULL OR h.name = $1) AND ($2::text IS NULL OR t.instance = $2) ",
-            "AND ($3::text IS NULL OR t.key = $3) ",
+            "AND ($3::text IS NULL OR t.key = $3) AND ($4::timestamptz IS NULL OR t.at >= $4) ",
             $tail
         )
     };
@@ -69,6 +71,9 @@ macro_rules! of_class {
 
 /// Times before which the newest records are looked for, one after the other: a small window costs little on a long table.
 const WINDOWS: [Duration; 3] = [Duration::minutes(5), Duration::hours(6), Duration::days(4)];
+
+/// How far an agent's clock may run ahead before its records are missed by `since`.
+const AHEAD: Duration = Duration::days(1);
 
 /// A stream with its numbers.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -97,20 +102,23 @@ impl Store {
     ) -> Result<Vec<RecordRow>, StoreError> {
         let sql = of_class!(
             filter.class,
-            "AND (t.received_at, t.stream_id, t.seq) < ($4, $5, $6) AND t.received_at >= $7 \
-             ORDER BY t.received_at DESC, t.stream_id DESC, t.seq DESC LIMIT $8"
+            "AND (t.received_at, t.stream_id, t.seq) < ($5, $6, $7) AND t.received_at >= $8 \
+             ORDER BY t.received_at DESC, t.stream_id DESC, t.seq DESC LIMIT $9"
         );
         let since = WINDOWS.iter().filter_map(|w| before.received_at.checked_sub(*w)).map(Some).chain([None]);
+        // What was made since then did not arrive much before, unless the agent's clock runs ahead.
+        let oldest = filter.since.and_then(|s| s.checked_sub(AHEAD)).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let mut rows = Vec::new();
         for since in since {
             rows = sqlx::query_as(sql)
                 .bind(&filter.host)
                 .bind(&filter.instance)
                 .bind(&filter.key)
+                .bind(filter.since)
                 .bind(before.received_at)
                 .bind(before.stream_id)
                 .bind(before.seq)
-                .bind(since.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+                .bind(since.unwrap_or(oldest))
                 .bind(i64::from(limit))
                 .fetch_all(&self.pool)
                 .await
@@ -131,13 +139,14 @@ impl Store {
     ) -> Result<Vec<RecordRow>, StoreError> {
         let sql = of_class!(
             filter.class,
-            "AND (t.received_at, t.stream_id, t.seq) > ($4, $5, $6) AND t.received_at >= $4 \
-             ORDER BY t.received_at, t.stream_id, t.seq LIMIT $7"
+            "AND (t.received_at, t.stream_id, t.seq) > ($5, $6, $7) AND t.received_at >= $5 \
+             ORDER BY t.received_at, t.stream_id, t.seq LIMIT $8"
         );
         sqlx::query_as(sql)
             .bind(&filter.host)
             .bind(&filter.instance)
             .bind(&filter.key)
+            .bind(filter.since)
             .bind(after.received_at)
             .bind(after.stream_id)
             .bind(after.seq)

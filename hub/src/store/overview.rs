@@ -3,6 +3,7 @@ use super::{Act, Store, StoreError, reports::OutboxNumbers};
 use redforge_shared::report::{HostFacts, InstanceStatus};
 use serde_json::Value;
 use sqlx::types::Json;
+use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -59,6 +60,7 @@ pub struct InstanceRow {
     pub spec: Json<Value>,
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
+    pub labels: Json<BTreeMap<String, String>>,
     pub status: Option<Json<InstanceStatus>>,
     pub received_at: Option<OffsetDateTime>,
     pub last_seen_at: Option<OffsetDateTime>,
@@ -67,7 +69,7 @@ pub struct InstanceRow {
 macro_rules! instance_query {
     ($tail:literal) => {
         concat!(
-            "SELECT h.name AS host, i.name, i.revision, i.spec, i.created_at, i.updated_at, ",
+            "SELECT h.name AS host, i.name, i.revision, i.spec, i.created_at, i.updated_at, i.labels, ",
             "(SELECT e FROM jsonb_array_elements(r.instances) e WHERE e ->> 'name' = i.name LIMIT 1) AS status, ",
             "r.received_at, greatest(l.at, r.received_at) AS last_seen_at ",
             "FROM instance i JOIN host h ON h.id = i.host_id LEFT JOIN host_report r ON r.host_id = h.id ",
