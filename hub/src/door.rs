@@ -3,7 +3,12 @@
 //! Every limit is set here, because the libraries' defaults are not fit for a port that anybody can reach. Deliberately
 //! unknown: which services are behind, and who the caller is beyond its certificate.
 use arc_swap::ArcSwapOption;
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::{Request, Response},
+};
+use hyper::body::{Frame, SizeHint};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -11,10 +16,16 @@ use hyper_util::{
 use redforge_shared::daemon::Tasks;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +40,8 @@ pub struct Limits {
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without an open call ends after this long: it may have its place back by dialling again.
+const IDLE: Duration = Duration::from_secs(60);
 /// Streams a peer may have open on one connection.
 const MAX_STREAMS: u32 = 100;
 /// Bytes of all headers of a request.
@@ -115,10 +128,14 @@ impl Door {
         let ending = stop.child_token();
         let connection = Connection { certificate, remote, ending: ending.clone() };
         let router = self.router.clone();
+        let open_calls = Arc::new(watch::Sender::new(0_usize));
+        let mut calls = open_calls.subscribe();
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(connection.clone());
-            router.clone().oneshot(request)
+            let call = Call::begin(&open_calls);
+            let answer = router.clone().oneshot(request);
+            async move { answer.await.map(|a: Response<Body>| a.map(|body| Body::new(Answer { body, _call: call }))) }
         });
         let builder = protocol();
         let mut running = pin!(builder.serve_connection(TokioIo::new(tls), service));
@@ -131,6 +148,7 @@ impl Door {
             }
             () = stop.cancelled() => {}
             () = tokio::time::sleep(self.age(remote)) => {}
+            () = idle(&mut calls) => {}
         }
         ending.cancel();
         running.as_mut().graceful_shutdown();
@@ -142,6 +160,58 @@ impl Door {
     fn age(&self, remote: SocketAddr) -> Duration {
         let tenth = self.limits.connection_age / 10;
         self.limits.connection_age.saturating_sub(tenth * u32::from(remote.port() % 16) / 16)
+    }
+}
+
+/// A call that is open: from its request until the last byte of its answer.
+struct Call(Arc<watch::Sender<usize>>);
+
+impl Call {
+    fn begin(open: &Arc<watch::Sender<usize>>) -> Self {
+        open.send_modify(|n| *n += 1);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+/// An answer that keeps its call open while it is sent.
+struct Answer {
+    body: Body,
+    _call: Call,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Ends when no call was open for [`IDLE`].
+async fn idle(calls: &mut watch::Receiver<usize>) {
+    loop {
+        if calls.wait_for(|n| *n == 0).await.is_err() {
+            return std::future::pending().await;
+        }
+        if tokio::time::timeout(IDLE, calls.changed()).await.is_err() {
+            return;
+        }
     }
 }
 

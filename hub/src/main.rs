@@ -1,6 +1,6 @@
 //! redforge-hub: `serve`, `dev`, and the commands that prepare a hub. Reads the command line, hands over to the rooms.
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use redforge_hub::{
     api::{Role, callers},
     config::{self, Config, ConfigError, Raw},
@@ -58,6 +58,9 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -162,8 +165,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime()?.block_on(serve::run(prepared(raw)?, true))
         }
         Command::Migrate(settings) => {
-            let store = Store::open(&database(&prepared(read(&settings)?)?)?)?;
-            runtime()?.block_on(store.migrate())?;
+            let database = database(&prepared(read(&settings)?)?)?;
+            // The pool is made inside the runtime: its timers need one.
+            runtime()?.block_on(async { Store::open(&database)?.migrate().await })?;
             println!("the schema is up to date");
             Ok(())
         }
@@ -174,6 +178,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             let TokenCommand::Create { settings, name, role, days } = command;
             let config = prepared(read(&settings)?)?;
             runtime()?.block_on(token_create(&config, &name, role.into(), days))
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).context("writing the page")
         }
         Command::Config { command: ConfigCommand::Check(settings) } => {
             let raw = read(&settings)?;
@@ -235,6 +242,7 @@ async fn pki_init(config: Config) -> anyhow::Result<()> {
         tls: Arc::new(DoorTls::default()),
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
+        names: serve::door_names(&config),
         create: true,
     };
     keeper.make(clock.now()).await?;

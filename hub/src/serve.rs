@@ -37,8 +37,6 @@ use tower::ServiceExt as _;
 
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// Operators' connections are closed in good order at this age.
-const OPERATORS_AGE: Duration = Duration::from_secs(3600);
 /// Time until an agent's call, or an operator's, begins its answer. Streams begin theirs at once.
 const AGENTS_ANSWER: Duration = Duration::from_secs(30);
 const OPERATORS_ANSWER: Duration = Duration::from_secs(300);
@@ -90,6 +88,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         tls: tls.clone(),
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
+        names: door_names(&config),
         create: dev,
     };
 
@@ -165,7 +164,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         listener: listeners.operators,
         tls: tls_source(tls.clone(), |t| &t.operators),
         router: by_content(answer_within(operators, OPERATORS_ANSWER), page),
-        limits: Limits { max_connections: 1000, connection_age: OPERATORS_AGE },
+        limits: Limits { max_connections: 1000, connection_age: config.operators_age },
     };
     tasks.spawn("operators_door", door.run(tasks.clone()));
 
@@ -260,6 +259,25 @@ impl Listeners {
     }
 }
 
+/// What the operators' door is dialled by: this machine, the address it listens on, and the names in the settings.
+pub fn door_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let listen = config.operators.ip();
+    if !listen.is_unspecified() {
+        names.push(listen.to_string());
+    }
+    let is_name = |n: &String| !n.is_empty() && n.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
+    names.extend(Some(hostname()).filter(is_name));
+    names.extend(config.operators_names.iter().cloned());
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|n| seen.insert(n.clone()));
+    names
+}
+
+fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
+}
+
 /// What agents are told to dial: as set, else the address we listen on, else this machine: by loopback for `dev`, whose
 /// agents run beside it, by name otherwise.
 fn public_url(config: &Config, dev: bool, agents: SocketAddr) -> String {
@@ -272,8 +290,7 @@ fn public_url(config: &Config, dev: bool, agents: SocketAddr) -> String {
     if dev {
         return format!("https://127.0.0.1:{}", agents.port());
     }
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = if name.trim().is_empty() { "127.0.0.1" } else { name.trim() };
+    let name = Some(hostname()).filter(|n| !n.is_empty()).unwrap_or_else(|| "127.0.0.1".into());
     format!("https://{name}:{}", agents.port())
 }
 
@@ -356,13 +373,19 @@ async fn announce(
     }
     let [agents, operators, metrics] = addresses;
     if let Some(path) = token_file {
-        match operator_token(&path, &callers).await {
-            Ok(token) => println!("login https://{operators}/login?token={token}"),
+        match login_link(&path, &callers).await {
+            Ok(link) => println!("login https://{operators}/login?link={link}"),
             Err(e) => tracing::error!(error = format!("{e:#}"), "no operator's token"),
         }
     }
     println!("ready agents={agents} operators={operators} metrics={metrics}");
     daemon::notify_ready("serving");
+}
+
+/// What a login link of `dev` holds: a session of the page, never the token itself.
+async fn login_link(path: &Path, callers: &callers::Callers) -> anyhow::Result<String> {
+    let token = operator_token(path, callers).await?;
+    Ok(callers.session_of(&token).await?.context("the token was not stored")?.text)
 }
 
 /// The administrator's token of `dev`: made once, kept in a file, good in whatever database there is.

@@ -1,11 +1,14 @@
 //! The operators' page: read-only, rendered here, kept fresh by server-sent events, without a request to anywhere else.
 //!
-//! A door over `api`, as a viewer whatever the token may do. A link with a token becomes a cookie that scripts cannot
-//! read; it outlives a restart of the hub, so that a cut can be watched. Deliberately unknown here: SQL, gRPC, listening.
-use crate::api::{Api, callers::Callers};
+//! A door over `api`, as a viewer whatever the token may do. A token, or a link that `dev` prints, becomes a session in a
+//! cookie that scripts cannot read; it outlives a restart of the hub, so that a cut can be watched. Deliberately unknown here: SQL, gRPC, listening.
+use crate::api::{
+    Api,
+    callers::{Callers, Session},
+};
 use axum::{
     Form, Router,
-    extract::{Query, State},
+    extract::{DefaultBodyLimit, Query, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
         header::{self, HeaderName},
@@ -28,6 +31,9 @@ use overview::{LoginPage, Overview, Page};
 
 /// People who may watch at once.
 const MAX_WATCHERS: usize = 64;
+/// Largest form that is read.
+const MAX_FORM_BYTES: usize = 4096;
+const AWAY: &str = "The hub cannot reach its database at the moment.";
 const COOKIE: &str = "redforge_session";
 /// Nothing but this page's own files, and no script or style inside the page.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'self'; \
@@ -60,6 +66,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/static/page.css", get(|| file("text/css; charset=utf-8", include_str!("../static/page.css"))))
         .route("/static/page.js", get(|| file("text/javascript; charset=utf-8", include_str!("../static/page.js"))))
         .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .layer(middleware::from_fn(guard_headers))
         .with_state(web)
 }
@@ -86,7 +93,7 @@ async fn guard_headers(request: axum::extract::Request, next: Next) -> Response 
 
 #[derive(Deserialize)]
 struct Link {
-    token: Option<String>,
+    link: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,45 +102,42 @@ struct Login {
 }
 
 async fn login_by_link(State(web): State<Web>, Query(link): Query<Link>) -> Response {
-    match link.token {
-        Some(token) => web.login(&token).await,
+    match link.link {
+        Some(session) => match web.parts.callers.by_session(&session).await {
+            Ok(Some((_, left))) => logged_in(&Session { text: session, left }),
+            Ok(None) => login_page(StatusCode::UNAUTHORIZED, "This link is not known, or it has ended."),
+            Err(_) => login_page(StatusCode::SERVICE_UNAVAILABLE, AWAY),
+        },
         None => login_page(StatusCode::OK, ""),
     }
 }
 
-async fn login_by_form(State(web): State<Web>, Form(login): Form<Login>) -> Response {
+async fn login_by_form(State(web): State<Web>, headers: HeaderMap, Form(login): Form<Login>) -> Response {
+    // Nobody is logged in from a page of somebody else.
+    if headers.get("sec-fetch-site").is_some_and(|v| v != "same-origin" && v != "none") {
+        return login_page(StatusCode::FORBIDDEN, "This form was sent from another page.");
+    }
     web.login(&login.token).await
 }
 
 impl Web {
     async fn login(&self, token: &str) -> Response {
-        let token = token.trim();
-        match self.parts.callers.by_token(token).await {
-            Ok(Some(_)) => {
-                let cookie = format!("{COOKIE}={token}; Path=/; Max-Age=43200; HttpOnly; Secure; SameSite=Lax");
-                let Ok(cookie) = HeaderValue::from_str(&cookie) else {
-                    return login_page(StatusCode::UNAUTHORIZED, "This token is not known, or it has ended.");
-                };
-                let mut response = Redirect::to("/").into_response();
-                response.headers_mut().insert(header::SET_COOKIE, cookie);
-                response
-            }
+        match self.parts.callers.session_of(token.trim()).await {
+            Ok(Some(session)) => logged_in(&session),
             Ok(None) => login_page(StatusCode::UNAUTHORIZED, "This token is not known, or it has ended."),
-            Err(_) => login_page(StatusCode::SERVICE_UNAVAILABLE, "The hub cannot reach its database at the moment."),
+            Err(_) => login_page(StatusCode::SERVICE_UNAVAILABLE, AWAY),
         }
     }
 
     /// Is somebody logged in? The refusal is a page.
     async fn admit(&self, headers: &HeaderMap) -> Result<(), Response> {
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|c| c.to_str().ok());
-        let token = cookies.flat_map(|c| c.split(';')).find_map(|c| c.trim().strip_prefix(COOKIE)?.strip_prefix('='));
-        let Some(token) = token else { return Err(login_page(StatusCode::UNAUTHORIZED, "")) };
-        match self.parts.callers.by_token(token).await {
+        let session = cookies.flat_map(|c| c.split(';')).find_map(|c| c.trim().strip_prefix(COOKIE)?.strip_prefix('='));
+        let Some(session) = session else { return Err(login_page(StatusCode::UNAUTHORIZED, "")) };
+        match self.parts.callers.by_session(session).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(login_page(StatusCode::UNAUTHORIZED, "This login has ended.")),
-            Err(_) => {
-                Err(login_page(StatusCode::SERVICE_UNAVAILABLE, "The hub cannot reach its database at the moment."))
-            }
+            Err(_) => Err(login_page(StatusCode::SERVICE_UNAVAILABLE, AWAY)),
         }
     }
 
@@ -150,6 +154,16 @@ impl Web {
         *last = Some((now, Arc::clone(&overview)));
         overview
     }
+}
+
+/// To the page, with the session in a cookie. Lax, because a link in a terminal is another site's.
+fn logged_in(session: &Session) -> Response {
+    let Session { text, left } = session;
+    let cookie = format!("{COOKIE}={text}; Path=/; Max-Age={}; HttpOnly; Secure; SameSite=Lax", left.as_secs());
+    let Ok(cookie) = HeaderValue::from_str(&cookie) else { return StatusCode::BAD_REQUEST.into_response() };
+    let mut response = Redirect::to("/").into_response();
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    response
 }
 
 async fn page(State(web): State<Web>, headers: HeaderMap) -> Response {

@@ -11,7 +11,7 @@ function old(is) {
   if (is === (since !== null)) return;
   since = is ? new Date(heard) : null;
   cut.hidden = !is;
-  cut.textContent = is ? "No word from the hub since " + since.toLocaleTimeString() + ". What you see is old; dialling again." : "";
+  cut.textContent = is ? "No word from the hub since " + since.toISOString().slice(11, 19) + " UTC. What you see is old; dialling again." : "";
   mark();
 }
 

@@ -24,6 +24,11 @@ pub enum LogFormat {
     Json,
 }
 
+/// Says what is wrong with a log filter.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|e| format!("'{filter}' is not a filter such as info: {e}"))
+}
+
 /// Sets up logging. `filter` is a tracing filter such as `info` or `info,redforge_hub=debug`; `journal` says that
 /// standard error is connected to systemd's journal.
 pub fn init_tracing(filter: &str, format: LogFormat, journal: bool) {

@@ -36,6 +36,8 @@ pub struct HostLeaf {
 /// The doors' certificate with its key.
 #[derive(Debug)]
 pub struct ServerLeaf {
+    /// Names and addresses beside the fixed one.
+    pub names: Vec<String>,
     /// Leaf, issuing authority, root: the root is sent so that an agent can compare it with its pin.
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
@@ -85,17 +87,44 @@ pub(super) fn issue_host(
     Ok(HostLeaf { certificate: cert.der().clone(), serial, not_after: params.not_after })
 }
 
-/// A new certificate for the doors.
-pub fn issue_server(authority: &Authority, now: OffsetDateTime, life: Duration) -> Result<ServerLeaf, PkiError> {
+/// A new certificate for the doors. Agents look for the fixed name; `names` are what browsers dial, addresses or names.
+pub fn issue_server(
+    authority: &Authority,
+    names: &[String],
+    now: OffsetDateTime,
+    life: Duration,
+) -> Result<ServerLeaf, PkiError> {
     let key = KeyPair::generate().map_err(PkiError::Make)?;
     let name = HUB_NAME.try_into().map_err(PkiError::Make)?;
     let mut params = leaf_params(HUB_NAME, SanType::DnsName(name), authority, now, life)?;
+    for name in names {
+        params.subject_alt_names.push(match name.parse() {
+            Ok(ip) => SanType::IpAddress(ip),
+            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(PkiError::Make)?),
+        });
+    }
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let cert = params.signed_by(&key, authority.issuer()).map_err(PkiError::Make)?;
     let mut chain = vec![cert.der().clone(), authority.issuing.clone()];
     chain.extend(authority.roots.first().cloned());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(ServerLeaf { chain, key, not_before: params.not_before, not_after: params.not_after })
+    let names = names_of(cert.der());
+    Ok(ServerLeaf { chain, key, names, not_before: params.not_before, not_after: params.not_after })
+}
+
+/// The names and addresses of a doors' certificate, without the fixed one.
+pub fn names_of(der: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, cert)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let Ok(Some(san)) = cert.subject_alternative_name() else { return Vec::new() };
+    let name = |n: &GeneralName<'_>| match n {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(ip) => match ip.len() {
+            4 => <[u8; 4]>::try_from(*ip).ok().map(|b| std::net::Ipv4Addr::from(b).to_string()),
+            _ => <[u8; 16]>::try_from(*ip).ok().map(|b| std::net::Ipv6Addr::from(b).to_string()),
+        },
+        _ => None,
+    };
+    san.value.general_names.iter().filter_map(name).filter(|n| n != HUB_NAME).collect()
 }
 
 /// Reads the host's id, serial and end out of a client certificate.
@@ -178,12 +207,19 @@ mod tests {
         redforge_shared::daemon::install_crypto();
         let dir = tempfile::tempdir().expect("dir");
         let authority = authority_in(dir.path());
-        let leaf = issue_server(&authority, SystemClock.now(), Duration::from_secs(3600)).expect("leaf");
+        let leaf = issue_server(
+            &authority,
+            &["127.0.0.1".into(), "::1".into(), "hub.example".into()],
+            SystemClock.now(),
+            Duration::from_secs(3600),
+        )
+        .expect("leaf");
         let pin = redforge_shared::tls::pin_of(&leaf.chain[2]).expect("root is third");
         assert_eq!(pin, redforge_shared::tls::pin_of(&authority.roots[0]).expect("root"));
         let mut store = rustls::RootCertStore::empty();
         store.add(leaf.chain[2].clone()).expect("root");
         let verifier = rustls::client::WebPkiServerVerifier::builder(store.into()).build().expect("verifier");
+        assert_eq!(leaf.names, ["127.0.0.1", "::1", "hub.example"], "what browsers dial");
         let name = HUB_NAME.try_into().expect("name");
         rustls::client::danger::ServerCertVerifier::verify_server_cert(
             &*verifier,

@@ -65,7 +65,8 @@ pub fn load(path: &Path) -> Option<ServerLeaf> {
     let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().ok()?;
     let key = PrivateKeyDer::from_pem_slice(&text).ok()?;
     let (not_before, not_after) = redforge_shared::tls::validity_of(chain.first()?).ok()?;
-    (chain.len() == 3).then_some(ServerLeaf { chain, key, not_before, not_after })
+    let names = super::leaf::names_of(chain.first()?);
+    (chain.len() == 3).then_some(ServerLeaf { chain, key, names, not_before, not_after })
 }
 
 /// PEM text of one object.

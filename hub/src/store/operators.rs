@@ -2,10 +2,14 @@
 use super::{Act, Store, StoreError, new_id};
 use redforge_shared::ids::Digest;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// A token that was found and has not ended.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct OperatorRow {
+    pub id: Uuid,
+    /// SHA-256 of the token.
+    pub hash: Vec<u8>,
     pub name: String,
     /// admin, operator or viewer.
     pub role: String,
@@ -40,12 +44,24 @@ impl Store {
     /// The token of this hash, if it is good at `now`.
     pub async fn operator_by_hash(&self, hash: Digest, now: OffsetDateTime) -> Result<Option<OperatorRow>, StoreError> {
         sqlx::query_as(
-            "SELECT name, role FROM operator_token WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+            "SELECT id, hash, name, role FROM operator_token WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
         )
         .bind(&hash.0[..])
         .bind(now)
         .fetch_optional(&self.pool)
         .await
         .act("looking up an operator's token")
+    }
+
+    /// The token of this id, if it is good at `now`.
+    pub async fn operator_by_id(&self, id: Uuid, now: OffsetDateTime) -> Result<Option<OperatorRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT id, hash, name, role FROM operator_token WHERE id = $1 AND (expires_at IS NULL OR expires_at > $2)",
+        )
+        .bind(id)
+        .bind(now)
+        .fetch_optional(&self.pool)
+        .await
+        .act("looking up an operator's session")
     }
 }

@@ -23,6 +23,8 @@ pub struct Keeper {
     pub clock: SharedClock,
     /// State folder: key file, root.pem, the doors' last certificate.
     pub state_dir: PathBuf,
+    /// What browsers dial the operators' door by.
+    pub names: Vec<String>,
     /// Make the authority where there is none.
     pub create: bool,
 }
@@ -104,13 +106,16 @@ impl Keeper {
         }
         let authority = self.pki.current().map_err(KeepError::Pki)?;
         let kept = leaf.as_ref().is_some_and(|l| {
-            l.chain.get(1) == Some(&authority.issuing) && now < l.not_before + (l.not_after - l.not_before) / 2
+            l.chain.get(1) == Some(&authority.issuing)
+                && l.names == self.names
+                && now < l.not_before + (l.not_after - l.not_before) / 2
         });
         if kept && !changed {
             return Ok(());
         }
         if !kept {
-            let fresh = leaf::issue_server(&authority, now, self.pki.lifetimes.server).map_err(KeepError::Pki)?;
+            let fresh =
+                leaf::issue_server(&authority, &self.names, now, self.pki.lifetimes.server).map_err(KeepError::Pki)?;
             let path = self.state_dir.join(DOOR_FILE);
             server_tls::save(&path, &fresh).map_err(|source| KeepError::Write { path, source })?;
             tracing::info!(not_after = %fresh.not_after, "the doors have a new certificate");

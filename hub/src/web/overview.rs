@@ -130,6 +130,7 @@ impl Overview {
             tile(if gaps > 0 { "warn" } else { "plain" }, gaps.to_string(), "gaps"),
             tile(if lost > 0 { "bad" } else { "plain" }, lost.to_string(), "lost"),
             tile("plain", sum(|r| r.resent).to_string(), "resent, stored once"),
+            tile("plain", sum(|r| r.absorbed).to_string(), "duplicates absorbed"),
         ]
     }
 }

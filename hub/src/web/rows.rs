@@ -61,6 +61,8 @@ pub struct HostRow {
     pub reported: String,
     pub running: String,
     pub waiting: u64,
+    /// The host is online: its numbers are of now.
+    pub fresh: bool,
     pub generation: String,
     pub reason: String,
 }
@@ -111,6 +113,7 @@ impl HostRow {
             reported: ago(h.report_age_s),
             running: format!("{} of {}", h.instances_running, h.instance_count),
             waiting: h.outbox.iter().map(|o| o.waiting).sum(),
+            fresh: link == Link::Online,
             generation: format!("{} of {}", h.observed_generation, h.generation),
             reason: reason(h.reason, &h.names),
         }
@@ -158,6 +161,11 @@ pub struct RecordRow {
     pub committed: u64,
     /// What the edge still holds, as of its last report.
     pub waiting: u64,
+    /// Repeats that the edge dropped, and messages that it refused, as of its last report.
+    pub absorbed: u64,
+    pub refused: u64,
+    /// The host is online: its numbers are of now.
+    pub fresh: bool,
     pub gaps: u64,
     pub lost: u64,
     pub resent: u64,
@@ -178,8 +186,13 @@ pub fn records(hosts: &[pb::Host], streams: &[pb::Stream], now: OffsetDateTime) 
         *latest = (*latest).max(at(s.last_commit_at.as_ref()));
     }
     for h in hosts {
-        for o in h.outbox.iter().filter(|o| o.waiting > 0) {
-            rows.entry((last(&h.name), o.class)).or_default().0.waiting = o.waiting;
+        for o in h.outbox.iter().filter(|o| o.waiting + o.absorbed + o.refused > 0) {
+            let row = &mut rows.entry((last(&h.name), o.class)).or_default().0;
+            (row.waiting, row.absorbed, row.refused) = (o.waiting, o.absorbed, o.refused);
+        }
+        let online = Link::from_wire(h.link) == Some(Link::Online);
+        for ((name, _), (row, _)) in &mut rows {
+            row.fresh |= online && *name == last(&h.name);
         }
     }
     let finish = |((host, class), (row, latest)): ((String, i32), (RecordRow, Option<OffsetDateTime>))| RecordRow {

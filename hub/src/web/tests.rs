@@ -46,6 +46,14 @@ async fn call(web: &Router, path: &str, cookie: Option<&str>) -> Response {
     web.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer")
 }
 
+async fn send_form(web: &Router, form: &str, from: &str) -> Response {
+    let request = Request::post("/login")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header("sec-fetch-site", from)
+        .body(Body::from(form.to_owned()));
+    web.clone().oneshot(request.expect("a request")).await.expect("an answer")
+}
+
 async fn text(response: Response) -> String {
     let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
     String::from_utf8(bytes.to_vec()).expect("text")
@@ -55,13 +63,13 @@ async fn text(response: Response) -> String {
 async fn only_a_good_token_sees_the_page_and_a_cut_shows() {
     let db = TestDatabase::start().await;
     let web = web(&db).await;
-    for (path, cookie) in [("/", None), ("/", Some("redforge_session=wrong")), ("/login?token=wrong", None)] {
+    for (path, cookie) in [("/", None), ("/", Some("redforge_session=wrong")), ("/login?link=wrong", None)] {
         let response = call(&web, path, cookie).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
         assert!(text(response).await.contains("Operator token"), "{path}");
     }
     assert_eq!(call(&web, "/live", None).await.status(), StatusCode::UNAUTHORIZED);
-    let response = call(&web, "/login?token=rfo_viewer", None).await;
+    let response = send_form(&web, "token=rfo_viewer", "same-origin").await;
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     let cookie = response.headers()[header::SET_COOKIE].to_str().expect("text").to_owned();
     for word in ["HttpOnly", "Secure", "SameSite=Lax"] {
@@ -83,6 +91,40 @@ async fn only_a_good_token_sees_the_page_and_a_cut_shows() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_session_is_no_token_ends_by_itself_and_ends_with_its_token() {
+    let db = TestDatabase::start().await;
+    let clock = Arc::new(ManualClock::new(NOW));
+    let callers = Callers::new(db.store.clone(), clock.clone());
+    callers.admit("rfo_short", "desk", Role::Viewer, Some(Duration::from_secs(3600))).await.expect("a token");
+    callers.admit("rfo_long", "desk", Role::Admin, None).await.expect("a token");
+    let long = callers.session_of("rfo_long").await.expect("reads").expect("known").text;
+    let short = callers.session_of("rfo_short").await.expect("reads").expect("known").text;
+    let good = async |s: &str| callers.by_session(s).await.expect("reads").is_some();
+    assert!(good(&long).await && good(&short).await);
+    assert!(callers.by_token(&long).await.expect("reads").is_none(), "a session is good for the page alone");
+    // Another end, another token's signature, a cut text: none of them is good.
+    let mut bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &long).expect("base64");
+    bytes[23] ^= 1;
+    let forged = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &bytes);
+    assert!(!good(&forged).await && !good(&long[..74]).await && !good(&format!("{long}A")).await && !good("").await);
+    assert!(!good(&format!("{}{}", &long[..32], &short[32..])).await);
+    clock.advance(Duration::from_secs(3601));
+    assert!(good(&long).await && !good(&short).await, "a session outlived its token");
+    clock.advance(Duration::from_secs(11 * 3600));
+    assert!(!good(&long).await, "a session has no end");
+    assert!(callers.session_of("rfo_nobody").await.expect("reads").is_none());
+}
+
+#[tokio::test]
+async fn nobody_is_logged_in_from_another_page_and_large_forms_are_not_read() {
+    let db = TestDatabase::start().await;
+    let web = web(&db).await;
+    assert_eq!(send_form(&web, "token=rfo_viewer", "cross-site").await.status(), StatusCode::FORBIDDEN);
+    let large = format!("token={}", "x".repeat(10_000));
+    assert_eq!(send_form(&web, &large, "same-origin").await.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 fn sample() -> Overview {
