@@ -1,6 +1,6 @@
 # Every target works from a clean clone. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help test test-demo test-cold units lint bench
+.PHONY: help test test-demo test-cold units lint bench reference page
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,5 +24,12 @@ lint: ## Format check, clippy without warnings, docs without warnings
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+
+reference: ## Write docs/reference anew from the programs and their sources
+	cargo build --workspace --locked
+	target/debug/redforge-reference
+
+page: ## Look at the page in a real browser (chromium, node, npm): axe-core, keyboard, dark, narrow, a cut
+	tests/browser/check.sh
 
 -include packaging/demo/demo.mk

@@ -78,9 +78,10 @@ impl Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SiteSpec {
-    /// IANA name.
+    /// IANA name, such as Europe/Berlin. Default UTC.
     #[serde(default = "utc")]
     pub time_zone: String,
+    /// Data rules by name; `open` is the only one so far, and the default.
     #[serde(default)]
     pub policy: Policy,
 }
@@ -99,6 +100,7 @@ impl Default for SiteSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FlowSetSpec {
+    /// Path of an editor export beside the manifest, which redforgectl reads and pushes; or the list of nodes itself.
     pub flows: FlowSource,
 }
 
@@ -150,31 +152,44 @@ impl Kind {
 pub struct InstanceSpec {
     /// Host it runs on, by name.
     pub host: Name,
+    /// `node-red`, `mosquitto`, `ollama` or `container`. Only the section of its kind may be there.
     pub kind: Kind,
     /// Image reference, taken as it is.
     pub image: String,
+    /// Environment variables. Names that begin with REDFORGE_ are set by the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Limits.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
+    /// Named volumes, kept when the instance is deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Ports published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// May it reach beyond the host's own network? Default false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub egress: bool,
+    /// A changed value means: make a new container.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub restart_nonce: String,
+    /// Keep the volumes, run nothing. Default false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspend: bool,
+    /// Send the container's lines up as records of class log. Default false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub collect_logs: bool,
+    /// For kind node-red.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_red: Option<NodeRed>,
+    /// For kind mosquitto.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mosquitto: Option<Mosquitto>,
+    /// For kind ollama.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Ollama>,
+    /// For kind container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
 }
@@ -188,8 +203,10 @@ fn is_false(b: &bool) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Resources {
+    /// Processors: 0.5 or 500m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Millicores>,
+    /// Memory: 256Mi or 256MB; at least 6Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// Processes and threads.
@@ -207,10 +224,14 @@ impl Resources {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Port {
+    /// Port inside.
     pub container: u16,
+    /// Port of the host.
     pub host: u16,
+    /// Address of the host. Default 127.0.0.1; 0.0.0.0 is every one.
     #[serde(default = "loopback")]
     pub address: IpAddr,
+    /// `tcp` or `udp`. Default tcp.
     #[serde(default)]
     pub protocol: Protocol,
 }
@@ -246,12 +267,16 @@ pub struct NodeRed {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mosquitto {
+    /// Messages queued for a client that is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queued_messages: Option<u32>,
+    /// Bytes queued for a client that is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_queued_bytes: Option<Bytes>,
+    /// Messages to one client without its acknowledgement, 1 to 65535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_inflight_messages: Option<u16>,
+    /// Largest message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_size_limit: Option<Bytes>,
 }
@@ -260,6 +285,7 @@ pub struct Mosquitto {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ollama {
+    /// Models that must be there, each by name and digest.
     #[serde(default)]
     pub models: Vec<Model>,
 }
@@ -268,8 +294,10 @@ pub struct Ollama {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Container {
+    /// Command instead of the image's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
+    /// What makes it healthy: `http: {port, path}` or `tcp: {port}`. Without one it is healthy while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
 }

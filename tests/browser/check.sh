@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Looks at the hub's page in a real browser: a hub of its own, an agent that is stopped and comes back, axe-core, keyboard,
+# dark and light, a narrow screen, and the browser's own list of requests. Needs chromium (apt install chromium), node and
+# npm, and the built programs; takes about a minute. Screenshots go to target/page/.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd) repo=$(cd "$here/../.." && pwd) bin=$repo/target/debug out=$repo/target/page
+for need in chromium node npm; do command -v "$need" >/dev/null || { echo "check.sh: $need is missing" >&2; exit 69; }; done
+mkdir -p "$out/browser"; cp "$here/package.json" "$here/page.mjs" "$out/browser/"
+(cd "$out/browser" && npm install --silent --no-fund --no-audit)
+work=$(mktemp -d /tmp/rf-page.XXXX); chmod 711 "$work"
+hub= agent=
+trap '[ -z "$agent" ] || kill "$agent" 2>/dev/null; [ -z "$hub" ] || { kill "$hub" && wait "$hub"; } 2>/dev/null; rm -rf "$work"' EXIT
+port=${PAGE_PORT:-17800}
+"$bin/redforge-hub" dev --state "$work/hub" --port-base "$port" >"$work/hub.out" 2>"$work/hub.err" & hub=$!
+for _ in $(seq 240); do grep -q '^ready' "$work/hub.out" && break; kill -0 "$hub"; sleep 0.25; done
+grep -q '^ready' "$work/hub.out" || { cat "$work/hub.err" >&2; exit 1; }
+export REDFORGE_HUB=https://127.0.0.1:$((port + 1)) REDFORGE_TOKEN_FILE=$work/hub/operator.token REDFORGE_CA_FILE=$work/hub/root.pem
+# The agent of this check has no Docker: the page needs a host, not its containers.
+export REDFORGE_EDGE__STATE__DIR=$work/edge REDFORGE_EDGE__STATE__RUN_DIR=$work/er REDFORGE_EDGE__PAGE__LISTEN=127.0.0.1:$((port + 3))
+export REDFORGE_EDGE__RUNTIME__DOCKER_SOCKET=$work/no.sock PATH=$bin:$PATH
+"$bin/redforgectl" apply -f "$repo/examples/first/site.yaml"
+sh -c "$(redforgectl token create --site plant --host-name edge-1)"
+"$bin/redforge-edge" run >"$work/edge.out" 2>&1 & agent=$!
+# Text that a page must not take for markup.
+viewer=$(redforge-hub admin token create --state "$work/hub" --name '<img src=x onerror=alert(1)>' --role viewer)
+redforgectl --token "$viewer" get hosts >/dev/null
+"$bin/redforgectl" apply -f "$repo/examples/first/instances.yaml"
+cd "$out/browser"
+HOME=$work/home AGENT_PID=$agent AGENT="$bin/redforge-edge" VIEWER=$viewer OUT=$out \
+  node page.mjs "$(sed -n 's/^login //p' "$work/hub.out")"
