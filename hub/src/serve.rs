@@ -174,8 +174,8 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
     if let Some(every) = daemon::watchdog_interval() {
         tasks.spawn("watchdog", watchdog(every, stop.clone()));
     }
-    let token_file = dev.then(|| config.state_dir.join("operator.token"));
-    tasks.spawn_job(announce(addresses, database_state, certified, callers, token_file, stop));
+    let said = Said { addresses, callers, state_dir: config.state_dir.clone(), dev };
+    tasks.spawn_job(announce(said, database_state, certified, stop));
     daemon::notify_ready("waiting for the database");
 
     tasks.run_until_stopped(GRACE).await;
@@ -353,13 +353,19 @@ async fn watchdog(every: Duration, stop: tokio_util::sync::CancellationToken) {
     }
 }
 
-/// Says once, on standard output, that all of it serves.
-async fn announce(
+/// What is said when all of it serves.
+struct Said {
     addresses: [SocketAddr; 3],
+    callers: callers::Callers,
+    state_dir: std::path::PathBuf,
+    dev: bool,
+}
+
+/// Says once, on standard output, that all of it serves; `dev` also says how to get in.
+async fn announce(
+    said: Said,
     mut database: watch::Receiver<Database>,
     mut certified: watch::Receiver<bool>,
-    callers: callers::Callers,
-    token_file: Option<std::path::PathBuf>,
     stop: tokio_util::sync::CancellationToken,
 ) {
     let serves = async {
@@ -371,9 +377,15 @@ async fn announce(
         () = stop.cancelled() => return,
         served = serves => if served.is_none() { return },
     }
-    let [agents, operators, metrics] = addresses;
-    if let Some(path) = token_file {
-        match login_link(&path, &callers).await {
+    let [agents, operators, metrics] = said.addresses;
+    if said.dev {
+        let dir = said.state_dir.display();
+        // To be pasted into a shell, as it is.
+        println!(
+            "tools export REDFORGE_HUB=https://{operators} REDFORGE_TOKEN_FILE='{dir}/operator.token' \
+             REDFORGE_CA_FILE='{dir}/root.pem'"
+        );
+        match login_link(&said.state_dir.join("operator.token"), &said.callers).await {
             Ok(link) => println!("login https://{operators}/login?link={link}"),
             Err(e) => tracing::error!(error = format!("{e:#}"), "no operator's token"),
         }

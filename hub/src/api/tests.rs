@@ -225,12 +225,9 @@ async fn a_pushed_flow_set_gets_a_revision_only_when_it_differs() {
     assert_eq!(Digest::of(&back), Digest::of(&two));
 
     let operator = caller(Role::Operator);
-    let header = |size_bytes| pb::PushFlowSetHeader {
-        name: "flowsets/notes".into(),
-        digest: vec![0; 32].into(),
-        size_bytes,
-        ..Default::default()
-    };
+    let (name, digest) = ("flowsets/notes".to_owned(), vec![0; 32].into());
+    let notes = pb::PushFlowSetHeader { name, digest, ..Default::default() };
+    let header = |size_bytes| pb::PushFlowSetHeader { size_bytes, ..notes.clone() };
     let e = b.api.begin_push(&operator, &header(100 << 20)).expect_err("too large").to_string();
     assert_eq!(e, "header.size_bytes: the flow set has 104857600 bytes, allowed are 1 to 16777216");
     let mut upload = b.api.begin_push(&operator, &header(4)).expect("begins");
@@ -368,13 +365,8 @@ async fn records_are_listed_newest_first_and_followed() {
     b.clock.advance(Duration::from_secs(1));
     b.land(stream, 301, (301..=350).map(line).collect()).await;
     let ask = |limit, follow, host: &str| {
-        let request = pb::ListRecordsRequest {
-            host: host.into(),
-            class: pb::RecordClass::Log.into(),
-            limit,
-            follow,
-            ..Default::default()
-        };
+        let class = pb::RecordClass::Log.into();
+        let request = pb::ListRecordsRequest { host: host.into(), class, limit, follow, ..Default::default() };
         b.api.list_records(&VIEWER, request).expect("lists").boxed()
     };
     let all: Vec<pb::Record> = ask(10_000, false, "").try_collect().await.expect("reads");

@@ -2,7 +2,7 @@
 //! help texts from the binaries, settings and manifest kinds from the Rust types with their comments, the wire from proto.
 //!
 //! Only renders; `main` writes or compares.
-use crate::{proto, sources};
+use super::{proto, sources};
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// The banner of every page.
