@@ -71,7 +71,6 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 /// The environment as pairs.
-#[expect(clippy::disallowed_methods, reason = "config is the one place that reads the environment")]
 pub fn environment() -> Vec<(String, String)> {
     // What is not text can be no setting of ours.
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()

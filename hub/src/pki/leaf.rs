@@ -109,7 +109,7 @@ pub fn issue_server(
     chain.extend(authority.roots.first().cloned());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let names = names_of(cert.der());
-    Ok(ServerLeaf { chain, key, names, not_before: params.not_before, not_after: params.not_after })
+    Ok(ServerLeaf { names, chain, key, not_before: params.not_before, not_after: params.not_after })
 }
 
 /// The names and addresses of a doors' certificate, without the fixed one.

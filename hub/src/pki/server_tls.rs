@@ -66,7 +66,7 @@ pub fn load(path: &Path) -> Option<ServerLeaf> {
     let key = PrivateKeyDer::from_pem_slice(&text).ok()?;
     let (not_before, not_after) = redforge_shared::tls::validity_of(chain.first()?).ok()?;
     let names = super::leaf::names_of(chain.first()?);
-    (chain.len() == 3).then_some(ServerLeaf { chain, key, names, not_before, not_after })
+    (chain.len() == 3).then_some(ServerLeaf { names, chain, key, not_before, not_after })
 }
 
 /// PEM text of one object.

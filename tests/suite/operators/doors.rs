@@ -103,7 +103,7 @@ impl Raw {
                     return Some(Frame { kind: frame[3], flags: frame[4], stream, payload: frame[9..].to_vec() });
                 }
             }
-            let mut piece = [0; 16 * 1024];
+            let mut piece = vec![0; 16 * 1024];
             match self.tls.read(&mut piece).await {
                 Ok(0) | Err(_) => return None,
                 Ok(n) => self.got.extend(&piece[..n]),
