@@ -6,8 +6,11 @@
 //! give an old name to a new record. It accepts only `Released` and hands out opaque bytes; it knows neither broker nor hub.
 mod books;
 mod lanes;
+mod peek;
 mod ranges;
 mod reserve;
+mod room;
+mod rows;
 mod salvage;
 mod session;
 mod stream;
@@ -34,12 +37,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    peek::peek,
     ranges::Ranges,
     session::Session,
     stream::{ClassStatus, LostReason, OpenStream, Room, SealedBatch, StreamName},
 };
 
 const APPLICATION_ID: i32 = 0x5246_4f31; // "RFO1"
+const SCHEMA_VERSION: usize = 1;
 /// KiB of records that may wait for the writer; more callers wait in turn.
 const QUEUE_KIB: u32 = 32 << 10;
 
@@ -83,7 +88,8 @@ pub struct CursorUpdate {
 pub struct Limits {
     /// All records together, acked ones too while they are kept.
     pub max_bytes: u64,
-    /// How long and how much of what is acked is kept for a hub that is restored from a backup.
+    /// How long and how much of what is acked is kept for a hub that is restored from a backup. The time is counted up to
+    /// when the hub was last heard: while it is away, nothing acked is deleted but for want of room.
     pub hub_rpo: Duration,
     pub hub_rpo_bytes: u64,
     /// Waiting logs and measurements older than this are dropped; vectors and events never are.
@@ -276,9 +282,16 @@ impl Outbox {
         self.ask(Work::Ack { stream, first, last }, 0).await.map(|_| ())
     }
 
-    /// The hub says what it has of a stream: what it lacks and is still here will be sent again.
-    pub async fn reconcile_committed(&self, stream: StreamName, committed: Ranges) -> Result<(), OutboxError> {
-        self.ask(Work::Reconcile { stream, committed }, 0).await.map(|_| ())
+    /// The hub answers a hello that named this stream: what it lacks and is still here will be sent again, and what was
+    /// lost when the hello was made is noted.
+    pub async fn reconcile_committed(&self, named: &OpenStream, committed: Ranges) -> Result<(), OutboxError> {
+        let work = Work::Reconcile { stream: named.name, committed, noted: named.lost_revision };
+        self.ask(work, 0).await.map(|_| ())
+    }
+
+    /// The hub has answered a hello and all of it was reconciled: from now on what it has is known.
+    pub async fn note_heard(&self) -> Result<(), OutboxError> {
+        self.ask(Work::Heard, 0).await.map(|_| ())
     }
 
     /// Gives up waiting records; they are counted and told to the hub as lost.
@@ -312,43 +325,15 @@ impl Outbox {
 
     /// Each class in numbers.
     pub async fn status(&self) -> Result<Vec<ClassStatus>, OutboxError> {
-        let (mut classes, oldest) = self.count();
-        let at = self
-            .read(move |c| {
-                let mut at = BTreeMap::<RecordClass, i64>::new();
-                let mut query = c.prepare_cached("SELECT appended_s FROM record WHERE id >= ?1 ORDER BY id LIMIT 1")?;
-                for (class, id) in oldest {
-                    at.insert(class, query.query_row([id], |r| r.get(0))?);
-                }
-                Ok(at)
-            })
-            .await
-            .unwrap_or_default();
+        let (mut classes, oldest) = {
+            let view = self.view();
+            peek::count(&view.streams, &view.counters)
+        };
+        let at = self.read(move |c| peek::ages(c, &oldest)).await.unwrap_or_default();
         for c in &mut classes {
-            c.oldest_at = at.get(&c.class).and_then(|s| time::OffsetDateTime::from_unix_timestamp(*s).ok());
+            c.oldest_at = at.get(&c.class).copied();
         }
         Ok(classes)
-    }
-
-    fn count(&self) -> (Vec<ClassStatus>, Vec<(RecordClass, i64)>) {
-        let view = self.view();
-        let mut oldest = Vec::new();
-        let classes = RecordClass::ALL.into_iter().map(|class| {
-            let streams = || view.streams.values().filter(move |s| s.class == class);
-            let first = streams().find_map(|s| s.pending(1, s.max_seq()).iter().next().map(|(f, _)| (s.id, f)));
-            oldest.extend(first.map(|(id, seq)| (class, books::row_id(id, seq))));
-            let c = view.counters.get(&class).copied().unwrap_or_default();
-            ClassStatus {
-                class,
-                waiting: streams().map(|s| s.waiting).sum(),
-                waiting_bytes: streams().map(|s| s.waiting_bytes).sum(),
-                refused: c.refused,
-                absorbed: c.absorbed,
-                lost: c.lost,
-                oldest_at: None,
-            }
-        });
-        (classes.collect(), oldest)
     }
 
     /// How much room there is.
@@ -391,7 +376,11 @@ impl Outbox {
 }
 
 fn shape() -> Shape {
-    Shape { application_id: APPLICATION_ID, migrations: Migrations::new(vec![M::up(books::SCHEMA)]), schema_version: 1 }
+    Shape {
+        application_id: APPLICATION_ID,
+        migrations: Migrations::new(vec![M::up(rows::SCHEMA)]),
+        schema_version: SCHEMA_VERSION,
+    }
 }
 
 fn damage_mark(path: &Path) -> PathBuf {
@@ -483,5 +472,7 @@ fn check_if_unclean(conn: &Connection, shared: &Arc<Shared>) -> rusqlite::Result
     Ok(())
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -170,8 +170,9 @@ impl Upload {
                 return Err(UploadError::Protocol("the welcome names other streams than the hello".into()));
             }
             let ranges: Ranges = committed.ranges.iter().map(|r| (r.first, r.last)).collect();
-            self.outbox.reconcile_committed(open.name, ranges).await?;
+            self.outbox.reconcile_committed(open, ranges).await?;
         }
+        self.outbox.note_heard().await?;
         self.named.clear();
         Ok(())
     }

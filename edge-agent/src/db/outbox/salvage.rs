@@ -2,8 +2,9 @@
 //!
 //! The damaged file is kept beside, for people. Nothing here decides that a file is damaged.
 use super::{
-    books::{checksum, insert_stream, of_row, read_stream, row_id, write_stream},
     ranges::Ranges,
+    room::relist_acked,
+    rows::{STREAM_COLUMNS, checksum, class_code, insert_stream, of_row, read_stream, row_id, weigh, write_stream},
     stream::{LostReason, Stream},
 };
 use crate::db::connect;
@@ -39,7 +40,7 @@ pub(super) fn put_aside(path: &Path, now_s: i64) -> io::Result<PathBuf> {
 pub(super) fn copy(aside: &Path, into: &mut Connection) -> rusqlite::Result<(u64, u64)> {
     let Ok(old) = connect(aside) else { return Ok((0, 0)) };
     let mut streams = BTreeMap::<i64, Stream>::new();
-    if let Ok(mut rows) = old.prepare("SELECT id, class, epoch, opened_s, next_seq, acked, dropped, quarantined, salvage, waiting, waiting_bytes, changed_s FROM stream")
+    if let Ok(mut rows) = old.prepare(&format!("SELECT {STREAM_COLUMNS} FROM stream"))
         && let Ok(mut rows) = rows.query([])
     {
         while let Ok(Some(r)) = rows.next() {
@@ -64,7 +65,7 @@ pub(super) fn copy(aside: &Path, into: &mut Connection) -> rusqlite::Result<(u64
         tx.execute(
             "INSERT INTO counter (class, refused, absorbed, lost) VALUES (?1, 0, 0, ?2)
              ON CONFLICT (class) DO UPDATE SET lost = lost + ?2",
-            params![super::books::class_code(s.class), gone.count() as i64],
+            params![class_code(s.class), gone.count() as i64],
         )?;
     }
     tx.commit()?;
@@ -151,7 +152,7 @@ fn recount(tx: &Connection, s: &mut Stream) -> rusqlite::Result<()> {
     s.waiting = pending.count();
     s.waiting_bytes = 0;
     for (f, l) in pending.iter() {
-        s.waiting_bytes += super::books::weigh(tx, s.id, f, l)?.1;
+        s.waiting_bytes += weigh(tx, s.id, f, l)?.1;
     }
-    super::books::relist_acked(tx, s.id, &s.acked, now_s)
+    relist_acked(tx, s.id, &s.acked, now_s)
 }

@@ -3,8 +3,8 @@
 //! `lanes` chooses, this reads the chosen rows. Dropping the session puts everything unacked back.
 use super::{
     LostReason, Outbox, OutboxError,
-    books::{checksum, of_row, row_id},
     lanes::{Pick, Turns, pick},
+    rows::{checksum, of_row, row_id},
     stream::SealedBatch,
 };
 use bytes::Bytes;

@@ -116,6 +116,8 @@ pub(super) struct Stream {
     pub changed_s: i64,
     /// Not stored: grows when `lost` does.
     pub lost_revision: u64,
+    /// Not stored: the revision that a hub is known to have noted.
+    pub lost_noted: Option<u64>,
 }
 
 impl Stream {
@@ -132,6 +134,7 @@ impl Stream {
             waiting_bytes: 0,
             changed_s: now_s,
             lost_revision: 0,
+            lost_noted: None,
         }
     }
 
@@ -148,6 +151,11 @@ impl Stream {
         let mut set = Ranges::default();
         set.insert(first.max(1), last.min(self.max_seq()));
         self.lost.values().fold(set.minus(&self.acked), |set, lost| set.minus(lost))
+    }
+
+    /// Does the hub know of everything that is lost?
+    pub(super) fn is_told(&self) -> bool {
+        self.lost.is_empty() || self.lost_noted == Some(self.lost_revision)
     }
 
     pub(super) fn open(&self) -> OpenStream {

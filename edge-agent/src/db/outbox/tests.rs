@@ -68,6 +68,13 @@ async fn a_batch_goes_out_in_order_and_is_kept_until_the_hubs_window_is_over() {
     );
 
     clock.advance(Duration::from_hours(25));
+    outbox.ask(Work::Tidy, 0).await.expect("commits");
+    assert_eq!(
+        outbox.append(vec![record(RecordClass::Log, Some("k"), "e")], None).await.expect("commits"),
+        [Appended::Repeat],
+        "a hub that has been away for a day may come back from a backup"
+    );
+    outbox.note_heard().await.expect("commits");
     // The prune is due at the next tick; when it is done the key is free again.
     let waited = Instant::now();
     while outbox.append(vec![record(RecordClass::Log, Some("k"), "e")], None).await.expect("commits")
@@ -127,10 +134,11 @@ async fn a_hub_that_went_back_in_time_gets_again_what_is_still_here() {
     let dir = tempfile::tempdir().expect("a folder");
     let outbox = Outbox::open(&dir.path().join("outbox.db"), small(), Arc::new(clock())).await.expect("opens");
     outbox.append((0..30).map(|n| log(&n.to_string())).collect(), None).await.expect("commits");
-    let stream = outbox.open_streams()[0].name;
+    let named = outbox.open_streams().remove(0);
+    let stream = named.name;
     outbox.ack(stream, 1, 30).await.expect("commits");
     assert!(outbox.session().next_batch().await.expect("reads").is_none());
-    outbox.reconcile_committed(stream, [(1, 10), (21, 25)].into_iter().collect()).await.expect("commits");
+    outbox.reconcile_committed(&named, [(1, 10), (21, 25)].into_iter().collect()).await.expect("commits");
     let mut session = outbox.session();
     let runs = [session.next_batch().await, session.next_batch().await, session.next_batch().await];
     let runs: Vec<_> =
@@ -147,9 +155,9 @@ async fn a_damaged_row_is_lost_by_name_and_the_rest_goes_on() {
     outbox.append((0..5).map(|n| log(&n.to_string())).collect(), None).await.expect("commits");
     let other = Connection::open(&path).expect("opens");
     other
-        .execute("UPDATE record SET data = zeroblob(length(data)) WHERE id = ?1", [books::row_id(1, 2)])
+        .execute("UPDATE record SET data = zeroblob(length(data)) WHERE id = ?1", [rows::row_id(1, 2)])
         .expect("writes");
-    other.execute("DELETE FROM record WHERE id = ?1", [books::row_id(1, 4)]).expect("writes");
+    other.execute("DELETE FROM record WHERE id = ?1", [rows::row_id(1, 4)]).expect("writes");
     let mut session = outbox.session();
     let mut runs = Vec::new();
     while let Some(b) = session.next_batch().await.expect("reads") {
@@ -174,6 +182,12 @@ async fn a_damaged_file_is_salvaged_and_what_is_gone_is_counted() {
     outbox.ack(stream, 1, 100).await.expect("commits");
     outbox.close().await;
     drop(outbox);
+    // The reader's thread closes the file last, and with it the log: pages of the log would cover what is damaged below.
+    let waited = Instant::now();
+    while path.with_extension("db-wal").exists() {
+        assert!(waited.elapsed() < Duration::from_secs(60), "the log stays");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     // One page that holds rows is overwritten, and the mark that a check would leave is set. An index page would lose
     // nothing: its keys are drawn, so which page is which differs from run to run.
     let whole = std::fs::read(&path).expect("reads");
@@ -196,4 +210,27 @@ async fn a_damaged_file_is_salvaged_and_what_is_gone_is_counted() {
     assert_eq!(sent + lost, 1_900, "acked rows stay acked, every other one is sent or lost");
     outbox.append(vec![log("new")], None).await.expect("commits");
     assert_eq!(outbox.open_streams().len(), 2, "new records are born in a new epoch");
+}
+
+#[tokio::test]
+async fn a_peek_tells_what_the_status_tells_and_leaves_the_file_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("outbox.db");
+    assert!(matches!(peek(&path), Err(OutboxError::Open(_))) && !path.exists(), "no file is made");
+    let outbox = Outbox::open(&path, small(), Arc::new(clock())).await.expect("opens");
+    let keyed = || record(RecordClass::Event, Some("k"), "e");
+    outbox.append(vec![log("a"), log("b"), keyed(), keyed()], None).await.expect("commits");
+    let stream = outbox.open_streams()[0].name;
+    outbox.ack(stream, 1, 1).await.expect("commits");
+    outbox.count_refused(RecordClass::Vector, 3).await.expect("commits");
+    let told = outbox.status().await.expect("reads");
+    assert_eq!((told[1].waiting, told[2].absorbed, told[0].refused), (1, 1, 3));
+    assert_eq!(peek(&path).expect("beside the running writer"), told);
+    outbox.close().await;
+    drop(outbox);
+    let before = std::fs::read(&path).expect("reads");
+    assert_eq!(peek(&path).expect("of a stopped agent"), told);
+    assert_eq!(std::fs::read(&path).expect("reads"), before);
+    std::fs::write(&path, b"something else").expect("writes");
+    assert!(peek(&path).is_err());
 }

@@ -49,6 +49,7 @@ pub(super) enum Work {
     Reconcile {
         stream: StreamName,
         committed: Ranges,
+        noted: u64,
     },
     Lose {
         stream: StreamName,
@@ -57,6 +58,8 @@ pub(super) enum Work {
         reason: LostReason,
     },
     HubRpo(Duration),
+    /// The hub has answered a hello, for every stream.
+    Heard,
     /// Delete what is due.
     Tidy,
     /// Everything before this is done; the file is closed in good order.
@@ -340,9 +343,9 @@ fn perform(
                 books.ack(desk, id, *first, *last)?;
             }
         }
-        Work::Reconcile { stream, committed } => {
+        Work::Reconcile { stream, committed, noted } => {
             if let Some(id) = books.find(*stream) {
-                books.reconcile(desk, id, committed)?;
+                books.reconcile(desk, id, committed, *noted)?;
             }
         }
         Work::Lose { stream, first, last, reason } => {
@@ -356,6 +359,7 @@ fn perform(
             more |= full && books.prune_oldest(desk)?;
             books.drop_empty_streams(desk)?;
         }
+        Work::Heard => books.heard_s = Some(desk.now_s),
         Work::HubRpo(_) | Work::Close => {}
     }
     Ok(Ok(Outcome::Done { more }))
