@@ -20,16 +20,17 @@ sort_documents() {
     taken=$((taken + 1))
   done
   DOCUMENTS_LEFT_OUT=$left
-  [ $taken -ge 2 ] || fail "DOCS=$DOCS holds $taken text document(s)$([ $left = 0 ] || echo ", and $left file(s) that were left out")" \
+  [ $taken -ge 2 ] || fail "DOCS=$DOCS holds $([ $taken = 1 ] && echo 'only one' || echo no) text document$([ $left = 0 ] || echo ", and $left file(s) that were left out")" \
     "the demo needs at least two text files (UTF-8, up to $LARGEST_KB KB each): half before the cut, half during it"
   say "  $taken documents$([ $left = 0 ] || echo ", $left left out")"
 }
 unfit() { # FILE   says why the flow could not take it; fails if it can
-  local kb
+  local kb bytes
   [ -r "$1" ] || { echo "may not be read by $(id -un)"; return; }
-  kb=$((($(stat -c %s -- "$1") + 1023) / 1024))
+  bytes=$(stat -c %s -- "$1")
+  kb=$(((bytes + 1023) / 1024))
   if [ $kb -gt $LARGEST_KB ]; then echo "has $kb KB, more than $LARGEST_KB KB"; return; fi
-  if ! iconv -f UTF-8 -t UTF-8 -- "$1" >/dev/null 2>&1 || LC_ALL=C grep -qP '\x00' -- "$1"; then echo "is no UTF-8 text"; return; fi
+  if ! iconv -f UTF-8 -t UTF-8 -- "$1" >/dev/null 2>&1 || [ "$(tr -d '\000' <"$1" | wc -c)" != "$bytes" ]; then echo "is no UTF-8 text"; return; fi
   LC_ALL=C grep -q '[^[:space:]]' -- "$1" || { echo "is empty"; return; }
   return 1
 }

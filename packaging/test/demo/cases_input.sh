@@ -77,6 +77,8 @@ a_path_without() {
 case_guard() {
   machine_engine
   local path
+  # Some machines have one of their own: this is one without, at first.
+  rm -f /usr/sbin/policy-rc.d
   path=$(a_path_without jq apt-get)
   # An apt-get that asks, as a package would, whether it may start a service, and then "installs" jq.
   cat >"${path#*:}/apt-get" <<END
