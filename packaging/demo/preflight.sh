@@ -54,6 +54,7 @@ wanted() {
   if { [ -z "$engine" ] && [ "$(id -u)" = 0 ]; } || { [ -n "$engine" ] && images_to_build; }; then want python3 python3; want_pip; want dpkg-deb dpkg; fi
   postgres_is_cached || { want python3 python3; debian_postgres || want_pip; }
 }
+apt_says() { tail -1 "$STATE/apt.log"; }
 want_pip() { python3 -m pip --version >/dev/null 2>&1 || need+=(python3-pip); }
 
 install_missing() {
@@ -63,7 +64,7 @@ install_missing() {
   [ "$(id -u)" = 0 ] || fail "missing on this machine: $have$(printf '; %s' "${hints[@]}")" "as root: apt-get install --no-install-recommends $have"
   say "installing $have (log: $STATE/apt.log)"
   # shellcheck disable=SC2086
-  apt_install "$STATE/apt.log" $have || { tail -5 "$STATE/apt.log" >&2; fail "apt-get could not install $have" "read $STATE/apt.log"; }
+  ticking apt_says apt_install "$STATE/apt.log" $have || { tail -5 "$STATE/apt.log" >&2; fail "apt-get could not install $have" "read $STATE/apt.log"; }
 }
 
 # A port may be taken by the demo itself (second run) and by nobody else.
@@ -92,5 +93,5 @@ postgres_binaries() {
   debian_postgres && return
   [ "$(id -u)" = 0 ] || fail "there is no PostgreSQL" "as root: apt-get install --no-install-recommends postgresql"
   say "  installing Debian's PostgreSQL (log: $STATE/apt.log)"
-  apt_install "$STATE/apt.log" postgresql || { tail -5 "$STATE/apt.log" >&2; fail "apt-get could not install postgresql" "read $STATE/apt.log"; }
+  ticking apt_says apt_install "$STATE/apt.log" postgresql || { tail -5 "$STATE/apt.log" >&2; fail "apt-get could not install postgresql" "read $STATE/apt.log"; }
 }

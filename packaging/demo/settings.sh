@@ -50,6 +50,18 @@ end_phase() {
   phase_name=''
 }
 
+# ticking HOW-FAR COMMAND...   runs the command; the words of HOW-FAR, another command, are said every ten seconds
+ticking() {
+  local how=$1 ticker code=0
+  shift
+  while pause 10 && kill -0 $$ 2>/dev/null; do say "  ... $($how 2>/dev/null | tail -1 | tr -d '[:cntrl:]' | cut -c1-100)"; done 9>&- &
+  ticker=$!
+  "$@" || code=$?
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  return $code
+}
+
 # until_true SECONDS WHAT COMMAND...   waits for a condition; every ten seconds it says what is not true yet
 left_over=''
 until_true() {

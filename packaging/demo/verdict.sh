@@ -3,7 +3,7 @@ DOCUMENTS_FED=0 DOCUMENTS_COUNTED=0
 
 # feed HALF   POSTs each document to the flow's own HTTP-in node, whose counter after minus before must equal the documents
 feed() {
-  local urls url host total progress out=$STATE/feeder.out counts why
+  local urls url host total out=$STATE/feeder.out counts why
   urls=()
   for host in $(host_names); do
     url=$(flows_address "$host") || fail "$host has no Node-RED container" "docker ps -a --filter label=redforge.host=$(host_id "$host")"
@@ -11,22 +11,25 @@ feed() {
   done
   total=$(find "$STATE/docs/$1" -type f | wc -l)
   say "  feeding $total documents to ${urls[*]}"
-  while pause 5 && kill -0 $$ 2>/dev/null; do say "  ... $(grep -c "\"id\":\"r$round-" "$STATE/journal" 2>/dev/null || true) documents taken in this run"; done 9>&- &
-  progress=$!
-  RUST_BACKTRACE=0 "$BIN/redforge-feeder" --docs "$STATE/docs/$1" --journal "$STATE/journal" --prefix "r$round-" --patience-s 45 "${urls[@]}" >"$out" 2>&1 || {
-    kill $progress 2>/dev/null || true
+  ticking taken_so_far feeder "$1" "$out" "${urls[@]}" || {
     tail -5 "$out" >&2
     if why=$(grep -oE "the model '[^']+' [^\"]*" "$out" | tail -1) && [ -n "$why" ]; then
       fail "the flows did not take the documents: $why" "the manifests in $MANIFESTS need an ollama instance with that model"
     fi
     fail "the flows did not take the documents" "docker ps -a; $BIN/redforgectl logs"
   }
-  kill $progress 2>/dev/null || true
   sed 's/^/        /' "$out"
   counts=$(sed -nE 's/^fed ([0-9]+) documents.* the flows counted ([0-9]+)$/\1 \2/p' "$out")
   [ -n "$counts" ] || fail "the feeder gave no figures" "read $out"
   [ "${counts% *}" = "${counts#* }" ] || fail "the feeder fed ${counts% *} documents, the flow's own counter grew by ${counts#* }" "run the demo again"
   DOCUMENTS_FED=$((DOCUMENTS_FED + ${counts% *})) DOCUMENTS_COUNTED=$((DOCUMENTS_COUNTED + ${counts#* }))
+}
+
+taken_so_far() { echo "$(grep -c "\"id\":\"r$round-" "$STATE/journal") documents taken in this run"; }
+feeder() { # HALF OUT URL...
+  local half=$1 out=$2
+  shift 2
+  RUST_BACKTRACE=0 "$BIN/redforge-feeder" --docs "$STATE/docs/$half" --journal "$STATE/journal" --prefix "r$round-" --patience-s 45 "$@" >"$out" 2>&1
 }
 
 verdict() {

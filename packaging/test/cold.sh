@@ -34,7 +34,7 @@ trap 'exit 143' TERM
 
 cp -a "$base/root" "$root"
 # Rust as rustup installs it, and this machine's trust in certificates and its way of resolving names.
-toolchain=$(rustc --print sysroot)
+toolchain=$(readlink -f "$(rustc --print sysroot)")
 mkdir -p "$root/opt"
 cp -a "$toolchain" "$root/opt/rust"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
@@ -56,14 +56,14 @@ unshare --net --mount --pid --fork --kill-child=KILL --mount-proc bash -c '
   umount -l /mnt
   exec env -i HOME=/root PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
-    PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
+    PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0} \
     /bin/bash /root/redforge/packaging/test/cold_inside.sh
 ' cold "$PLACE" &
 machine=$!
 until inside=$(pgrep -P "$machine") && [ -n "$inside" ]; do read -rt 0.1 <> <(:) || true; done
-slirp4netns --configure --mtu=65520 --disable-host-loopback "$inside" tap0 >"$PLACE/net.log" 2>&1 &
+slirp4netns --configure --mtu=65520 --disable-host-loopback --ready-fd=3 "$inside" tap0 >"$PLACE/net.log" 2>&1 3>"$PLACE/net.ready" &
 net=$!
-until grep -q 'MTU' "$PLACE/net.log"; do kill -0 $net || { cat "$PLACE/net.log" >&2; exit 1; }; read -rt 0.1 <> <(:) || true; done
+until [ -s "$PLACE/net.ready" ]; do kill -0 $net || { cat "$PLACE/net.log" >&2; exit 1; }; read -rt 0.1 <> <(:) || true; done
 echo go >"$PLACE/go"
 code=0
 wait $machine || code=$?

@@ -1,7 +1,7 @@
 # Sourced. The cases about running, interrupting and taking away. Each is a function case_NAME.
 ALL_CASES="own_engine from_nothing second_run down_leaves_nothing stopped_ollama without_model
   interrupted_images_INT interrupted_images_KILL interrupted_deploy_INT interrupted_deploy_KILL interrupted_cut_INT interrupted_cut_KILL
-  three_hosts side_by_side documents_refused documents_odd without_wheel busy_port little_room guard ordinary_user purge"
+  three_hosts side_by_side documents_refused documents_odd without_wheel busy_port little_room guard ordinary_user died_test_run purge"
 
 # First, on a machine without any engine: the demo starts its own, another demo uses it, and all of it goes again.
 case_own_engine() {

@@ -103,6 +103,41 @@ END
   [ ! -e /usr/sbin/policy-rc.d ] || { echo "   a guard of a killed installation stayed"; return 1; }
 }
 
+# What a run of `make test` left that died is cleared by the next one: processes, mounts, Docker objects, the folder. What
+# belongs to a living run, or bears another host's label, stays.
+case_died_test_run() {
+  machine_engine
+  # shellcheck source=../place.sh
+  . packaging/test/place.sh
+  local dead=/tmp/rft-run.999999991 alive=/tmp/rft-run.999999992 place host=() i=0 pid
+  host=(01920000-0000-7000-8000-00000000dead 01920000-0000-7000-8000-0000000a11fe)
+  for place in $dead $alive; do
+    mkdir -p "$place/rftstory/disk"
+    echo "${host[i]}" >"$place/rftstory/host-id"
+    mount -t tmpfs tmpfs "$place/rftstory/disk"
+    docker network create --label "redforge.host=${host[i]}" "net$i" >/dev/null
+    docker volume create --label "redforge.host=${host[i]}" "vol$i" >/dev/null
+    docker run -d --name "box$i" --network "net$i" -v "vol$i:/data" --label "redforge.host=${host[i]}" redforge.local/busybox:1.35.0 sleep 1000 >/dev/null
+    docker run -d --name "redforge-$(printf %s "${host[i]}" | sha256sum | cut -c1-8)-worker-0" redforge.local/busybox:1.35.0 sleep 1000 >/dev/null
+    TMPDIR=$place sleep 1000 &
+    pid[i]=$!
+    i=$((i + 1))
+  done
+  echo "${pid[0]} 1" >$dead/owner                       # that process exists, but began at another time
+  echo "$$ $(starttime $$)" >$alive/owner
+  clear_leftovers >"$LOGS/cleared"
+  says cleared "clearing what a run that died left in $dead"
+  [ ! -e $dead ] || { echo "   the dead run's folder stayed"; return 1; }
+  if kill -0 "${pid[0]}" 2>/dev/null; then echo "   the dead run's process stayed"; return 1; fi
+  equal "containers" 2 "$(docker ps -q | wc -l)"
+  equal "the living run's container" running "$(docker inspect -f '{{.State.Status}}' box1)"
+  equal "networks" net1 "$(docker network ls --filter label=redforge.host --format '{{.Name}}')"
+  equal "volumes" vol1 "$(docker volume ls -q --filter label=redforge.host)"
+  [ -e $alive/owner ] && kill -0 "${pid[1]}" && mountpoint -q $alive/rftstory/disk || { echo "   a living run's things were taken"; return 1; }
+  clear_place $alive >/dev/null
+  equal "containers" 0 "$(docker ps -q | wc -l)"
+}
+
 # An ordinary user in group docker: nothing is installed, everything lies in the XDG folders.
 as_user() { # COMMAND...   in the user's clone
   runuser -u rf-visitor -- env -i HOME=/home/rf-visitor PATH="${USER_PATH:-/usr/local/bin:/usr/bin:/bin}" XDG_RUNTIME_DIR=/run/user/rf \
