@@ -9,7 +9,12 @@ mkdir -p "$out/browser"; cp "$here/package.json" "$here/page.mjs" "$out/browser/
 (cd "$out/browser" && npm install --silent --no-fund --no-audit)
 work=$(mktemp -d /tmp/rf-page.XXXX); chmod 711 "$work"
 hub= agent=
-trap '[ -z "$agent" ] || kill "$agent" 2>/dev/null; [ -z "$hub" ] || { kill "$hub" && wait "$hub"; } 2>/dev/null; rm -rf "$work"' EXIT
+cleared() { # every step, whatever the one before said
+  [ -z "$agent" ] || kill "$agent" 2>/dev/null || true
+  [ -z "$hub" ] || { kill "$hub" && wait "$hub"; } 2>/dev/null || true
+  rm -rf "$work"
+}
+trap cleared EXIT
 port=${PAGE_PORT:-17800}
 "$bin/redforge-hub" dev --state "$work/hub" --port-base "$port" >"$work/hub.out" 2>"$work/hub.err" & hub=$!
 for _ in $(seq 240); do grep -q '^ready' "$work/hub.out" && break; kill -0 "$hub"; sleep 0.25; done

@@ -2,6 +2,7 @@
 mod cli;
 mod docs;
 mod doors;
+mod page;
 mod settings;
 
 use redforge_tests::{

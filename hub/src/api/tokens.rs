@@ -50,7 +50,7 @@ impl Api {
             warning: false,
             resource: format!("sites/{site}"),
             actor: caller.name.clone(),
-            message: format!("an enrollment token for {uses} hosts, good for {ttl_s} seconds"),
+            message: format!("an enrollment token for {uses} host(s), good for {ttl_s} seconds"),
         };
         self.store.record_event(&event).await?;
         let hub_url = self.public_url.clone();

@@ -126,7 +126,12 @@ impl Overview {
                 "instances running",
             ),
             tile("plain", sum(|r| r.committed).to_string(), "records arrived"),
-            tile("plain", sum(|r| r.waiting).to_string(), "waiting at the edge"),
+            tile(
+                "plain",
+                sum(|r| r.waiting).to_string(),
+                // What a host that is away holds by now, nobody here knows.
+                if online == self.hosts.len() { "waiting at the edge" } else { "waiting, as last told" },
+            ),
             tile(if gaps > 0 { "warn" } else { "plain" }, gaps.to_string(), "gaps"),
             tile(if lost > 0 { "bad" } else { "plain" }, lost.to_string(), "lost"),
             tile("plain", sum(|r| r.resent).to_string(), "resent, stored once"),
