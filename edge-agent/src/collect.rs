@@ -5,6 +5,7 @@
 pub mod logs;
 pub mod mqtt;
 pub mod payload;
+mod refusals;
 
 use crate::{db::outbox::Outbox, privacy::Gate};
 use redforge_shared::clock::SharedClock;
@@ -19,4 +20,12 @@ pub struct Tools {
     pub gate: Gate,
     pub outbox: Outbox,
     pub clock: SharedClock,
+    refusals: refusals::Refusals,
+}
+
+impl Tools {
+    /// What collectors need to bring a record from its source to the outbox.
+    pub fn new(gate: Gate, outbox: Outbox, clock: SharedClock) -> Self {
+        Self { gate, outbox, clock, refusals: refusals::Refusals::default() }
+    }
 }

@@ -275,24 +275,20 @@ async fn send_records(channel: tonic::transport::Channel, deps: &Deps, hub_rpo_s
         tracing::warn!(error = %Chain(&e), "the hub's recovery window was not noted");
     }
     let mut backoff = Backoff::default();
-    let mut failing: Option<(Instant, String)> = None;
+    let mut since: Option<Instant> = None;
+    let trouble = upload::Trouble::default();
     loop {
         let begun = Instant::now();
         let client = pb::telemetry_client::TelemetryClient::new(channel.clone());
-        match upload::run(client, deps.outbox.clone(), deps.run_id, stop.clone()).await {
+        match upload::run(client, deps.outbox.clone(), deps.run_id, trouble.clone(), stop.clone()).await {
             Ok(()) => return,
             Err(e) => {
                 if begun.elapsed() >= SETTLED {
-                    (backoff, failing) = (Backoff::default(), None);
+                    (backoff, since) = (Backoff::default(), None);
                 }
-                let text = Chain(&e).to_string();
-                // The same trouble is logged once, however often it is met.
-                if failing.as_ref().is_none_or(|(_, before)| *before != text) {
-                    tracing::warn!(error = text, "records are not being sent");
-                }
-                let since = failing.map_or(begun, |(since, _)| since);
-                failing = Some((since, text));
-                tokio::time::sleep(backoff.next(since.elapsed(), fraction())).await;
+                trouble.begins(&Chain(&e).to_string());
+                let outage = since.get_or_insert(begun).elapsed();
+                tokio::time::sleep(backoff.next(outage, fraction())).await;
             }
         }
     }

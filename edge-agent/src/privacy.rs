@@ -74,9 +74,10 @@ impl Gate {
         Self(Arc::new(RwLock::new(policy)))
     }
 
-    /// Replaces the policy; records already released stay released.
-    pub fn set(&self, policy: Policy) {
-        *self.0.write().expect("no panic while the lock is held") = policy;
+    /// Replaces the policy; records already released stay released. Says whether it is another than before.
+    pub fn set(&self, policy: Policy) -> bool {
+        let mut held = self.0.write().expect("no panic while the lock is held");
+        std::mem::replace(&mut *held, policy) != policy
     }
 
     /// Lets a record through in the form the policy allows, or says why not.

@@ -64,6 +64,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     watchdog(&tasks);
 
     let stop = tasks.stop_token();
+    // Whatever ends this, also the one who runs it, ends its tasks: they must not speak for this host beside the next run.
+    let _ends_tasks = stop.clone().drop_guard();
     let ended = tokio::select! {
         started = Box::pin(start(&config, clock, identity, &stage, &tasks)) => match started {
             // Up: from here on only a signal or a dead task ends it.
@@ -114,7 +116,9 @@ async fn start(
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
     tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, stop.clone()));
 
-    let tools = collect::Tools { gate: Gate::new(Policy::Open), outbox: records.clone(), clock: Arc::clone(&clock) };
+    let gate = Gate::new(policy(&ledger));
+    tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
+    let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock));
     let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, stop.clone());
     tasks.spawn("collect mqtt", mqtt);
     tasks.spawn("collect logs", collect::logs::run(logs, docker, tools, stop.clone()));
@@ -140,6 +144,26 @@ async fn start(
     daemon::notify_ready(&format!("host {}", enrolled.name));
     ready_line(&enrolled);
     Ok(())
+}
+
+/// The data rules of the site, as last accepted. Before that nothing runs here that could make a record.
+fn policy(ledger: &Ledger) -> Policy {
+    ledger.desired().map(|desired| desired.state.policy).unwrap_or_default()
+}
+
+/// Gives the gate the policy of each desired state that is accepted.
+async fn follow_policy(gate: Gate, ledger: Ledger, stop: CancellationToken) {
+    let mut accepted = ledger.subscribe();
+    loop {
+        accepted.borrow_and_update();
+        if gate.set(policy(&ledger)) {
+            tracing::info!(policy = policy(&ledger).as_str(), "the site's policy changed");
+        }
+        tokio::select! {
+            news = accepted.changed() => if news.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 /// Scripts and tests wait for this line; without a reader the agent runs all the same.

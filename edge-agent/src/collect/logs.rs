@@ -204,7 +204,7 @@ fn release(instance: &Name, item: &LogLine, line: String, truncated: bool, tools
     match tools.gate.release(raw) {
         Ok(released) => Some(released),
         Err(e) => {
-            tracing::warn!(instance.name = %instance, error = %Chain(&e), "log line refused at the gate");
+            tools.refusals.at_the_gate(instance, RecordClass::Log, &e);
             None
         }
     }

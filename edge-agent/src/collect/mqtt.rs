@@ -145,7 +145,7 @@ async fn connection(endpoint: &BrokerEndpoint, tools: &Tools, client_id: &str) -
     // All three run at once; the first to end ends the others, and with them the queue of acks.
     tokio::select! {
         ended = listen(&mut events, &client, &hand_over, &progress, &endpoint.instance) => ended,
-        ended = take(queue, &client, tools, &progress) => ended,
+        ended = take(queue, &client, tools, &progress, &endpoint.instance) => ended,
         ended = watch_for_stall(&progress) => ended,
     }
 }
@@ -213,6 +213,7 @@ async fn take(
     client: &AsyncClient,
     tools: &Tools,
     progress: &Progress,
+    instance: &Name,
 ) -> Result<Infallible, LinkError> {
     let mut waiting = BTreeMap::<RecordClass, Waiting>::new();
     let mut arrived = Vec::new();
@@ -231,7 +232,7 @@ async fn take(
             }
         }
         for p in arrived.drain(..) {
-            sort(p, tools, &mut waiting);
+            sort(p, instance, tools, &mut waiting);
         }
         // A class without room must not hold up the others.
         for (class, mut w) in std::mem::take(&mut waiting) {
@@ -257,7 +258,7 @@ async fn take(
 }
 
 /// Makes a record of a message, or a refusal.
-fn sort(p: Publish, tools: &Tools, waiting: &mut BTreeMap<RecordClass, Waiting>) {
+fn sort(p: Publish, instance: &Name, tools: &Tools, waiting: &mut BTreeMap<RecordClass, Waiting>) {
     // A topic that names no class is counted where people look first.
     let class = payload::class_of(&p.topic).unwrap_or(RecordClass::Event);
     let w = waiting.entry(class).or_default();
@@ -268,12 +269,12 @@ fn sort(p: Publish, tools: &Tools, waiting: &mut BTreeMap<RecordClass, Waiting>)
                 w.messages.push(p);
             }
             Err(e) => {
-                tracing::warn!(record.class = %class, error = %Chain(&e), "record refused at the gate");
+                tools.refusals.at_the_gate(instance, class, &e);
                 w.refused.push(p);
             }
         },
         Err(e) => {
-            tracing::warn!(record.class = %class, error = %Chain(&e), "message refused: not a record");
+            tools.refusals.unreadable(instance, class, &e);
             w.refused.push(p);
         }
     }

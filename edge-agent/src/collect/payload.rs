@@ -18,7 +18,7 @@ pub enum Unreadable {
     #[error("the topic names no class of records")]
     Topic,
     #[error("the payload is not a record of this class")]
-    Json(#[source] serde_json::Error),
+    Json { field: String, source: serde_json::Error },
     #[error("vector has {found} components, dim says {dim}")]
     Components { found: usize, dim: u32 },
     #[error("a tombstone has a vector")]
@@ -97,27 +97,41 @@ pub fn read(topic: &str, payload: &[u8], repeated: bool, now: OffsetDateTime) ->
     let class = class_of(topic).ok_or(Unreadable::Topic)?;
     let (key, instance, at, body) = match class {
         RecordClass::Vector => {
-            let m: VectorMessage = serde_json::from_slice(payload).map_err(Unreadable::Json)?;
+            let m: VectorMessage = parse(payload)?;
             (m.key.clone(), m.instance.clone(), m.at, Body::Vector(vector(m)?))
         }
         RecordClass::Log => {
-            let m: LogMessage = serde_json::from_slice(payload).map_err(Unreadable::Json)?;
+            let m: LogMessage = parse(payload)?;
             let (line, truncated) = cut(m.line);
             (m.key, m.instance, m.at, Body::Log(Log { level: m.level, line, stream: String::new(), truncated }))
         }
         RecordClass::Event => {
-            let m: EventMessage = serde_json::from_slice(payload).map_err(Unreadable::Json)?;
-            let payload_json = serde_json::to_string(&m.payload).map_err(Unreadable::Json)?;
+            let m: EventMessage = parse(payload)?;
+            let json = |source| Unreadable::Json { field: "payload".into(), source };
+            let payload_json = serde_json::to_string(&m.payload).map_err(json)?;
             (m.key, m.instance, m.at, Body::Event(Event { name: m.name, payload_json }))
         }
         RecordClass::Measurement => {
-            let m: MeasurementMessage = serde_json::from_slice(payload).map_err(Unreadable::Json)?;
+            let m: MeasurementMessage = parse(payload)?;
             let body = Measurement { name: m.name, value: m.value, unit: m.unit };
             (m.key, m.instance, m.at, Body::Measurement(body))
         }
     };
     let repeat_of = repeated.then(|| Digest::of(&[topic.as_bytes(), b"\0", payload].concat()));
     Ok(RawRecord { at: at.unwrap_or(now), instance, key, repeat_of, body })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Unreadable> {
+    serde_json::from_slice(payload).map_err(|source| {
+        // Following the path costs something, so only what is refused is read that way.
+        let followed = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(payload));
+        Unreadable::Json { field: followed.err().map(|e| e.path().to_string()).unwrap_or_default(), source }
+    })
+}
+
+/// A digest as records have it: hex alone, in small letters. What Ollama and people write may begin with the algorithm.
+fn digest(written: &str) -> String {
+    written.strip_prefix("sha256:").unwrap_or(written).to_ascii_lowercase()
 }
 
 fn vector(m: VectorMessage) -> Result<Vector, Unreadable> {
@@ -136,7 +150,7 @@ fn vector(m: VectorMessage) -> Result<Vector, Unreadable> {
         scale: 1.0,
         data: m.vector.iter().flat_map(|c| c.to_le_bytes()).collect(),
         model: m.model,
-        model_digest: m.model_digest,
+        model_digest: digest(&m.model_digest),
         metric: m.metric,
         document_prefix: m.document_prefix,
         query_prefix: m.query_prefix,
@@ -210,6 +224,36 @@ mod tests {
         ] {
             assert!(of(class, json).is_err(), "{class}: {json}");
         }
+    }
+
+    #[test]
+    fn a_models_digest_is_the_same_with_and_without_its_algorithm() {
+        let of_digest = |digest: &str| {
+            let json = format!(
+                r#"{{"collection":"n","source":"d","ordinal":0,"model":"m","model_digest":"{digest}","dim":1,"vector":[1]}}"#
+            );
+            match of("vector", &json).expect("is a vector").body {
+                Body::Vector(v) => v.model_digest,
+                _ => panic!("not a vector"),
+            }
+        };
+        let bare = "ab".repeat(32);
+        for written in [bare.clone(), format!("sha256:{bare}"), bare.to_uppercase()] {
+            assert_eq!(of_digest(&written), bare);
+        }
+        assert_eq!(of_digest("md5:00"), "md5:00", "another algorithm is left for the gate to refuse");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        let field = |class: &str, json: &str| match of(class, json) {
+            Err(Unreadable::Json { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field("measurement", r#"{"name":"x","value":"1","unit":""}"#), "value");
+        assert_eq!(field("log", r#"{"line":"x","level":"loud"}"#), "level");
+        assert_eq!(field("event", r#"{"name":"x","payload":[]}"#), "payload");
+        assert_eq!(field("log", r#"{"line":"x","extra":1}"#), "extra");
     }
 
     #[test]

@@ -16,7 +16,11 @@ use redforge_shared::{
         timestamp,
     },
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -49,11 +53,41 @@ pub enum UploadError {
     Outbox(#[from] OutboxError),
 }
 
+/// What is wrong with the sending, so that each trouble is said when it begins, and once that it is over.
+#[derive(Clone, Debug, Default)]
+pub struct Trouble(Arc<Mutex<BTreeSet<String>>>);
+
+/// Troubles told apart; what comes beyond is not said.
+const MAX_TROUBLES: usize = 16;
+
+impl Trouble {
+    /// Notes a trouble; true if it is news.
+    pub fn begins(&self, what: &str) -> bool {
+        let mut said = self.0.lock().expect("no panic while the lock is held");
+        let news = said.len() < MAX_TROUBLES && said.insert(what.to_owned());
+        if news {
+            tracing::warn!(reason = what, "records are not being sent");
+        }
+        news
+    }
+
+    /// Records arrive; true if that is news.
+    pub fn is_over(&self) -> bool {
+        let mut said = self.0.lock().expect("no panic while the lock is held");
+        let news = !std::mem::take(&mut *said).is_empty();
+        if news {
+            tracing::info!("records are being sent again");
+        }
+        news
+    }
+}
+
 /// Sends until stopped or until the stream breaks.
 pub async fn run(
     mut client: TelemetryClient<Channel>,
     outbox: Outbox,
     run_id: RunId,
+    trouble: Trouble,
     stop: CancellationToken,
 ) -> Result<(), UploadError> {
     let (requests, outgoing) = mpsc::channel(MAX_UNACKED_BATCHES + 4);
@@ -66,7 +100,7 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     };
     drop(hello);
-    Upload::new(outbox, requests, named).exchange(answers, stop).await
+    Upload::new(outbox, requests, named, trouble).exchange(answers, stop).await
 }
 
 /// Queues the hello; returns the streams it names.
@@ -109,11 +143,13 @@ struct Upload {
     pause: Duration,
     resume_at: Instant,
     heard: Instant,
+    trouble: Trouble,
 }
 
 impl Upload {
-    fn new(outbox: Outbox, requests: mpsc::Sender<UploadRequest>, named: Vec<OpenStream>) -> Self {
+    fn new(outbox: Outbox, requests: mpsc::Sender<UploadRequest>, named: Vec<OpenStream>, trouble: Trouble) -> Self {
         Self {
+            trouble,
             session: outbox.session(),
             told: named.iter().map(|s| (s.name, s.lost_revision)).collect(),
             outbox,
@@ -208,6 +244,7 @@ impl Upload {
                 fail::fail_point!("upload.before-mark");
                 self.outbox.ack(stream, first, last).await?;
                 self.session.settle(stream, first, last);
+                self.trouble.is_over();
                 self.pause = FIRST_PAUSE;
                 self.most = (self.most * 2).min(MAX_BATCH_RECORDS);
                 self.strikes.retain(|(s, seq), _| *s != stream || *seq < first || *seq > last);
@@ -247,7 +284,7 @@ impl Upload {
         let blames_a_record =
             matches!(RefusedReason::try_from(refused.reason), Ok(RefusedReason::Malformed | RefusedReason::Collection));
         if !blames_a_record {
-            tracing::info!(%stream, "the hub cannot take records now, sending again later");
+            self.trouble.begins("the hub cannot take records now");
             return Ok(());
         }
         let seq = match refused.seq {

@@ -84,7 +84,7 @@ fn host() -> HostId {
 /// Runs the collector while `body` runs.
 async fn collecting(outbox: &Outbox, broker: &Broker, body: impl Future<Output = ()>) {
     let (_brokers, seen) = watch::channel(vec![broker.endpoint()]);
-    let tools = Tools { gate: Gate::new(Policy::Open), outbox: outbox.clone(), clock: Arc::new(SystemClock) };
+    let tools = Tools::new(Gate::new(Policy::Open), outbox.clone(), Arc::new(SystemClock));
     let stop = CancellationToken::new();
     tokio::select! {
         () = run(seen, tools, host(), stop) => panic!("the collector ended"),

@@ -25,7 +25,7 @@ impl Hub {
         let (answers, incoming) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let named = greet(&requests, outbox, RunId([1; 16])).await.expect("queues");
-        let upload = Upload::new(outbox.clone(), requests, named);
+        let upload = Upload::new(outbox.clone(), requests, named, Trouble::default());
         let incoming = tokio_stream::wrappers::ReceiverStream::new(incoming);
         let ended = tokio::spawn(upload.exchange(incoming, stop.clone()));
         Self { requests: outgoing, answers, ended, stop }
@@ -202,4 +202,14 @@ async fn an_ack_of_what_was_not_sent_ends_the_upload() {
     let e = hub.ended.await.expect("no panic").expect_err("broke the protocol");
     assert!(matches!(e, UploadError::Protocol(_)), "{e:?}");
     assert_eq!(outbox.status().await.expect("reads")[1].waiting, 5);
+}
+
+#[test]
+fn a_trouble_is_said_when_it_begins_and_when_it_is_over() {
+    let trouble = Trouble::default();
+    assert!(!trouble.is_over(), "nothing was wrong");
+    let said = (0..1_000).filter(|n| trouble.begins(if n % 2 == 0 { "busy" } else { "closed" })).count();
+    assert_eq!(said, 2, "each once, however they take turns");
+    assert!(trouble.is_over() && !trouble.is_over());
+    assert!(trouble.begins("busy"), "a new outage is news again");
 }
