@@ -2,7 +2,7 @@
 //!
 //! The only place that reads the environment. A setting that cannot be used ends the process before a port opens.
 use crate::{pki::Lifetimes, store::DatabaseConfig};
-use redforge_shared::daemon::LogFormat;
+use redforge_shared::{daemon::LogFormat, record::RecordClass};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -36,6 +36,8 @@ pub struct Config {
     pub standin: bool,
     pub lifetimes: Lifetimes,
     pub session: SessionConfig,
+    /// Days for which a class is kept; a class that is not in it is kept for ever.
+    pub retention: Vec<(RecordClass, u32)>,
     pub postgres_bin: Option<PathBuf>,
     /// Where fetched programs lie.
     pub cache_dir: PathBuf,
@@ -186,6 +188,7 @@ impl Raw {
             standin: self.search.standin,
             lifetimes: self.lifetimes()?,
             session: self.session()?,
+            retention: self.retention()?,
             postgres_bin: self.postgres.bin.clone(),
             cache_dir: default_cache(env),
             log_filter,
@@ -233,6 +236,20 @@ impl Raw {
             }
         }
         Ok(names.clone())
+    }
+
+    fn retention(&self) -> Result<Vec<(RecordClass, u32)>, ConfigError> {
+        let r = &self.retention;
+        let days = [
+            ("retention.vector_days", RecordClass::Vector, r.vector_days),
+            ("retention.log_days", RecordClass::Log, r.log_days),
+            ("retention.event_days", RecordClass::Event, r.event_days),
+            ("retention.measurement_days", RecordClass::Measurement, r.measurement_days),
+        ];
+        if let Some((key, ..)) = days.iter().find(|(_, _, days)| *days > 36_500) {
+            return Err(value(key, "must be between 0 and 36500"));
+        }
+        Ok(days.into_iter().filter(|(_, _, days)| *days > 0).map(|(_, class, days)| (class, days)).collect())
     }
 
     fn lifetimes(&self) -> Result<Lifetimes, ConfigError> {
@@ -426,11 +443,19 @@ mod tests {
             ("REDFORGE_HUB__SESSION__HEARTBEAT_INTERVAL_MS", "0", "session.heartbeat_interval_ms"),
             ("REDFORGE_HUB__DATABASE__URL", "mysql://x", "database.url"),
             ("REDFORGE_HUB__LOG__FORMAT", "xml", "log.format"),
+            ("REDFORGE_HUB__RETENTION__LOG_DAYS", "36501", "retention.log_days"),
             ("REDFORGE_HUB__PORT_BASE", "65535", "port_base"),
         ] {
             let e = read(None, &env(&[(var, text)])).and_then(|r| r.check(&[])).expect_err(var).to_string();
             assert!(e.contains(key), "{var}: {e}");
         }
+    }
+
+    #[test]
+    fn a_retention_of_no_days_keeps_for_ever() {
+        let raw = read(None, &env(&[("REDFORGE_HUB__RETENTION__LOG_DAYS", "7")])).expect("good");
+        let kept = raw.check(&[]).expect("good").retention;
+        assert_eq!(kept, [(RecordClass::Log, 7), (RecordClass::Event, 400), (RecordClass::Measurement, 400)]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod operators;
 pub mod overview;
 pub mod partitions;
 mod pgcopy;
+pub mod prune;
 pub mod records;
 pub mod reports;
 pub mod search;

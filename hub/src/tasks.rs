@@ -11,6 +11,7 @@ pub mod keep_certificates;
 pub mod keep_database;
 pub mod liveness;
 pub mod partitions;
+pub mod prune;
 pub mod publish_desired;
 pub mod wake_sessions;
 

@@ -237,3 +237,42 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
+
+/// A small file system of its own, unmounted with the value.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// Mounts it; needs root. `size` as mount(8) takes it.
+    pub fn mount(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).expect("own folder");
+        let options = format!("size={size},mode=0711");
+        let out =
+            run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "rft"]).arg(at), Duration::from_secs(10));
+        assert!(out.status.success(), "mounting a tmpfs needs root: {}", text(&out));
+        Self(at.to_path_buf())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes until a write fails; gives the file to remove.
+    pub fn fill(&self) -> PathBuf {
+        use std::io::Write;
+        let path = self.0.join("filler");
+        let mut file = fs::File::create(&path).expect("room for a name");
+        let mut piece = vec![0x5a; 1 << 20];
+        while !piece.is_empty() {
+            if file.write_all(&piece).is_err() {
+                piece.truncate(piece.len() / 2);
+            }
+        }
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(&self.0), Duration::from_secs(10));
+    }
+}

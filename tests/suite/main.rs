@@ -4,6 +4,7 @@
 mod architecture;
 mod bad_input;
 mod deploy;
+mod doors;
 mod enrollment;
 mod offline;
 mod operators;

@@ -36,7 +36,7 @@ fn caller(role: Role) -> Caller {
     Caller { name: "ops".into(), role }
 }
 
-async fn bench(embed: Option<Embed>) -> Bench {
+pub(super) async fn bench(embed: Option<Embed>) -> Bench {
     bench_on(TestDatabase::start().await, embed)
 }
 
@@ -80,6 +80,15 @@ impl Bench {
             upload.chunk(chunk)?;
         }
         self.api.finish_push(&operator, upload).await
+    }
+
+    pub(super) async fn search(
+        &self,
+        collection: &str,
+        query: pb::search_request::Query,
+    ) -> Result<pb::SearchResponse, ApiError> {
+        let request = pb::SearchRequest { collection: collection.into(), query: Some(query), limit: 0 };
+        self.api.search(&VIEWER, request).await
     }
 
     pub(super) async fn land(&self, stream: StreamKey, first: u64, bodies: Vec<Body>) {
@@ -389,111 +398,4 @@ async fn records_are_listed_newest_first_and_followed() {
         b.api.list_streams(&VIEWER, pb::ListStreamsRequest { host: "hosts/press-4".into() }).await.expect("lists");
     let s = &streams.streams[0];
     assert_eq!((s.committed, s.max_seq, s.gaps, s.lost, s.ranges), (303, 350, 47, 0, 2));
-}
-
-pub(super) fn vector(source: &str, ordinal: u32, components: &[f32]) -> Vector {
-    Vector {
-        collection: "notes".parse().expect("a name"),
-        source: source.into(),
-        ordinal,
-        encoding: Encoding::F32,
-        dim: 2,
-        scale: 1.0,
-        data: components.iter().flat_map(|c| c.to_le_bytes()).collect(),
-        model: "words".into(),
-        model_digest: DIGEST.into(),
-        metric: Metric::Cosine,
-        document_prefix: String::new(),
-        query_prefix: "q: ".into(),
-        tombstone: false,
-        text: format!("{source} {ordinal}"),
-    }
-}
-
-impl Bench {
-    pub(super) async fn search(
-        &self,
-        collection: &str,
-        query: pb::search_request::Query,
-    ) -> Result<pb::SearchResponse, ApiError> {
-        let request = pb::SearchRequest { collection: collection.into(), query: Some(query), limit: 0 };
-        self.api.search(&VIEWER, request).await
-    }
-}
-
-pub(super) fn found(response: &pb::SearchResponse) -> Vec<(&str, u32)> {
-    response.hits.iter().map(|h| (h.source.as_str(), h.ordinal)).collect()
-}
-
-#[tokio::test]
-async fn search_finds_the_nearest_of_what_counts() {
-    use pb::search_request::Query;
-    let embed = Embed::new(&server(DIGEST).await, true).expect("an address");
-    let b = bench(Some(embed)).await;
-    let host = b.db.host("hall", "press-4").await;
-    let early = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([1; 16]) };
-    let late = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([2; 16]) };
-    let of = |components: &[f32]| Query::Vector(pb::QueryVector { components: components.to_vec() });
-    assert!(matches!(b.search("", of(&[1.0, 0.0])).await, Err(ApiError::NotFound(_))));
-
-    let mut half = vector("b", 0, &[]);
-    half.encoding = Encoding::F16;
-    half.data = [0.0_f32, 1.0].iter().flat_map(|c| half::f16::from_f32(*c).to_le_bytes()).collect();
-    let first = [vector("a", 0, &[1.0, 0.0]), vector("a", 1, &[0.9, 0.1]), half, vector("gone", 0, &[1.0, 0.0])];
-    b.land(early, 1, first.map(Body::Vector).to_vec()).await;
-    b.clock.advance(Duration::from_secs(5));
-    // A later stream replaces one chunk and deletes another.
-    let mut tombstone = vector("gone", 0, &[]);
-    tombstone.tombstone = true;
-    b.land(late, 1, vec![Body::Vector(vector("a", 0, &[0.0, -1.0])), Body::Vector(tombstone)]).await;
-    b.clock.advance(Duration::from_secs(5));
-    // What the earlier stream still had to send is older, though it arrives last.
-    b.land(early, 5, vec![Body::Vector(vector("a", 0, &[1.0, 0.0]))]).await;
-
-    let right = b.search("", of(&[1.0, 0.0])).await.expect("searches");
-    assert_eq!(found(&right), [("a", 1), ("a", 0), ("b", 0)]);
-    assert_eq!((right.index.as_str(), right.collection.as_str()), ("exact", "notes"));
-    assert_eq!((right.hits[0].text.as_str(), right.hits[0].host.as_str()), ("a 1", "hosts/press-4"));
-    let like = b.search("notes", Query::Like(right.hits[2].record.clone())).await.expect("searches");
-    assert_eq!(found(&like)[0], ("b", 0));
-    assert!((like.hits[0].score - 1.0).abs() < 1e-6);
-    // "q: " and the text are 4 bytes: the vector (4, 1).
-    let text = b.search("notes", Query::Text("x".into())).await.expect("searches");
-    assert_eq!((found(&text)[0], text.standin), (("a", 1), true));
-
-    let list = b.api.list_collections(&VIEWER, pb::ListCollectionsRequest {}).await.expect("lists");
-    assert_eq!((list.collections[0].vectors, list.collections[0].dim), (3, 2));
-    let e = b.search("other", of(&[1.0, 0.0])).await.expect_err("unknown").to_string();
-    assert_eq!(e, "collection 'other' does not exist");
-    let e = b.search("notes", of(&[1.0])).await.expect_err("one component").to_string();
-    assert_eq!(e, "vector: has 1 components, collection 'notes' has 2");
-    assert!(b.search("notes", of(&[f32::NAN, 0.0])).await.is_err());
-    b.db.tamper("UPDATE record_vector SET model_digest = repeat('0', 64) WHERE source = 'b'").await;
-    let e = b.search("notes", of(&[1.0, 0.0])).await.expect_err("mixed");
-    assert!(matches!(e, ApiError::Precondition { reason: "COLLECTION_MIXED", .. }));
-    assert!(e.to_string().starts_with("collection 'notes' is mixed"), "{e}");
-}
-
-#[tokio::test]
-async fn a_text_is_refused_where_it_cannot_be_embedded() {
-    use pb::search_request::Query;
-    let other = "00000000000000000000000000000000000000000000000000000000000000aa";
-    let b = bench(Some(Embed::new(&server(other).await, false).expect("an address"))).await;
-    let host = b.db.host("hall", "press-4").await;
-    let stream = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([1; 16]) };
-    b.land(stream, 1, vec![Body::Vector(vector("a", 0, &[1.0, 0.0]))]).await;
-    let e = b.search("", Query::Text("x".into())).await.expect_err("another model");
-    assert!(matches!(e, ApiError::Embed(crate::embed::EmbedError::OtherModel { .. })), "{e:?}");
-    assert!(b.search("", Query::Text(" ".into())).await.is_err());
-    let without = Api::new(Parts {
-        store: b.db.store.clone(),
-        pki: b.api.pki.clone(),
-        clock: b.api.clock.clone(),
-        public_url: String::new(),
-        heartbeat: Duration::from_secs(1),
-        embed: None,
-    });
-    let request = pb::SearchRequest { query: Some(Query::Text("x".into())), ..Default::default() };
-    let e = without.search(&VIEWER, request).await.expect_err("no server");
-    assert!(matches!(e, ApiError::Embed(crate::embed::EmbedError::NotConfigured)));
 }

@@ -17,6 +17,7 @@ pub struct Raw {
     pub search: RawSearch,
     pub pki: RawPki,
     pub session: RawSession,
+    pub retention: RawRetention,
     pub postgres: RawPostgres,
     pub log: RawLog,
 }
@@ -119,6 +120,25 @@ pub struct RawSession {
 impl Default for RawSession {
     fn default() -> Self {
         Self { heartbeat_interval_ms: 10_000, hub_rpo_s: 86_400, connection_age_s: 4 * 3600, max_connections: 20_000 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRetention {
+    /// Days for which landed vectors are kept; what the index has of them stays. 0 to 36500, 0 = for ever. Default 0.
+    pub vector_days: u32,
+    /// Days for which log lines are kept. 0 to 36500, 0 = for ever. Default 90.
+    pub log_days: u32,
+    /// Days for which events of flows are kept. 0 to 36500, 0 = for ever. Default 400.
+    pub event_days: u32,
+    /// Days for which measurements are kept. 0 to 36500, 0 = for ever. Default 400.
+    pub measurement_days: u32,
+}
+
+impl Default for RawRetention {
+    fn default() -> Self {
+        Self { vector_days: 0, log_days: 90, event_days: 400, measurement_days: 400 }
     }
 }
 

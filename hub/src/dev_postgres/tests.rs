@@ -1,4 +1,4 @@
-//! The cluster on Debian's real PostgreSQL: made, killed, taken over, refused by name.
+//! The cluster on real PostgreSQL, Debian's and the fetched one: made, killed, taken over, refused by name.
 use super::*;
 use redforge_shared::daemon::Tasks;
 use std::time::Duration;
@@ -40,8 +40,51 @@ fn pid_of(pg: &DevPostgres) -> i32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_comes_back_with_what_was_committed() {
     let place = Place::new();
+    killed_and_back(&place.settings()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fetched_postgresql_is_found_and_brings_pgvector() {
+    let place = Place::new();
+    let wheel = crate::store::testing::wheel();
+    let fetched = Settings { cache_dir: wheel.parent().expect("a cache").into(), ..place.settings() };
+    let pg = killed_and_back(&fetched).await;
+    assert_eq!(pg.binaries.major, "18");
+    assert_eq!(pg.binaries.dir.starts_with(&fetched.state_dir), rustix::process::geteuid().is_root());
+
     let tasks = Tasks::new();
-    let pg = DevPostgres::prepare(&place.settings()).await.expect("prepare");
+    let running = pg.clone().start(&tasks);
+    let pool = answers(&pg).await;
+    sqlx::raw_sql("CREATE EXTENSION vector").execute(&pool).await.expect("pgvector");
+    pool.close().await;
+    running.stop().await;
+    // The cache is emptied: root's cluster has its binaries with it, an ordinary user is told what is missing.
+    match DevPostgres::prepare(&place.settings()).await {
+        Ok(again) => assert_eq!(again.binaries.dir, pg.binaries.dir),
+        Err(e) => {
+            assert!(!rustix::process::geteuid().is_root(), "{e}");
+            let e = e.to_string();
+            assert!(e.contains("was made by PostgreSQL 18") && e.contains("is here; install PostgreSQL 18"), "{e}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_says_which_binaries_run_not_the_order_of_places() {
+    let place = Place::new();
+    let debian = DevPostgres::prepare(&place.settings()).await.expect("prepare").binaries;
+    assert!(debian.dir.starts_with("/usr/lib/postgresql"));
+    let wheel = crate::store::testing::wheel();
+    let cache_dir = wheel.parent().expect("a cache").to_path_buf();
+    for bin in [None, Some(wheel)] {
+        let settings = Settings { bin, cache_dir: cache_dir.clone(), ..place.settings() };
+        assert_eq!(DevPostgres::prepare(&settings).await.expect("prepare again").binaries, debian);
+    }
+}
+
+async fn killed_and_back(settings: &Settings) -> DevPostgres {
+    let tasks = Tasks::new();
+    let pg = DevPostgres::prepare(settings).await.expect("prepare");
     let running = pg.clone().start(&tasks);
     let pool = answers(&pg).await;
     sqlx::raw_sql("create table t(i int); insert into t values (7)").execute(&pool).await.expect("insert");
@@ -59,6 +102,7 @@ async fn a_killed_server_comes_back_with_what_was_committed() {
     pool.close().await;
     running.stop().await;
     assert!(!pg.data.join("postmaster.pid").exists(), "a clean stop removes the pid file");
+    pg
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +133,7 @@ async fn another_major_is_refused_by_name() {
     }
     fs::write(data.join("PG_VERSION"), "9\n").expect("write");
     let e = DevPostgres::prepare(&settings).await.expect_err("no PostgreSQL 9 is here").to_string();
-    assert!(e.contains("was made by PostgreSQL 9") && e.contains("install PostgreSQL 9"), "{e}");
+    assert!(e.contains("was made by PostgreSQL 9, and only 1") && e.contains("install PostgreSQL 9"), "{e}");
 }
 
 #[tokio::test]

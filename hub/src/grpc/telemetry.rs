@@ -88,9 +88,10 @@ async fn read(mut inbound: Streaming<pb::UploadRequest>, queue: mpsc::Sender<Inb
         let message = match inbound.message().await {
             Ok(Some(m)) => m.message.ok_or_else(|| Status::invalid_argument("the upload message is empty")),
             Ok(None) => return,
+            // Too large or not understood: the sender hears it, if there still is one.
             Err(e) => {
                 tracing::debug!(error = %e, "upload stream broke");
-                return;
+                Err(e)
             }
         };
         let last = message.is_err();

@@ -1,5 +1,6 @@
 //! A PostgreSQL of one test's own: a fresh cluster on a socket, gone when the test ends.
 use super::{DatabaseConfig, Store};
+use redforge_shared::record::{Encoding, Metric, Vector};
 use std::{
     os::unix::{fs::chown, process::CommandExt as _},
     path::PathBuf,
@@ -7,6 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+
+/// Digest of the model that [`vector`] names.
+pub(crate) const DIGEST: &str = "ef64fdd5543f6ada177c0a11b2bf52b87f8578d3fcfd2d9ef36318ed78fcaabe";
 
 /// A migrated database and the cluster that serves it.
 pub(crate) struct TestDatabase {
@@ -92,9 +96,34 @@ impl TestDatabase {
         sqlx::raw_sql(sql).execute(&self.store.pool).await.expect("the statement runs");
     }
 
+    /// A transaction from outside.
+    pub async fn begin(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        self.store.pool.begin().await.expect("a transaction")
+    }
+
     /// Reads one number from outside.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.store.pool).await.expect("the statement gives a number")
+    }
+}
+
+/// A vector of the collection's one model; without components a tombstone.
+pub(crate) fn vector(collection: &str, source: &str, ordinal: u32, components: &[f32]) -> Vector {
+    Vector {
+        collection: collection.parse().expect("a name"),
+        source: source.into(),
+        ordinal,
+        encoding: Encoding::F32,
+        dim: if components.is_empty() { 2 } else { components.len() as u32 },
+        scale: 1.0,
+        data: components.iter().flat_map(|c| c.to_le_bytes()).collect(),
+        model: "words".into(),
+        model_digest: DIGEST.into(),
+        metric: Metric::Cosine,
+        document_prefix: String::new(),
+        query_prefix: "q: ".into(),
+        tombstone: components.is_empty(),
+        text: format!("{source} {ordinal}"),
     }
 }
 

@@ -4,50 +4,11 @@ use redforge_tests::{
     agent::TestAgent,
     flowless::broker_of,
     hub::TestHub,
-    place::{Process, binary, command, folder, free_port, is_root, run, text},
+    place::{Process, Tmpfs, binary, command, folder, free_port, is_root},
     publisher::Publisher,
     wait::{eventually, eventually_within, when},
 };
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
-
-/// A tmpfs, unmounted with the value.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path, size: &str) -> Self {
-        fs::create_dir_all(at).expect("own folder");
-        let options = format!("size={size},mode=0711");
-        let out =
-            run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "rft"]).arg(at), Duration::from_secs(10));
-        assert!(out.status.success(), "mounting a tmpfs needs root: {}", text(&out));
-        Self(at.to_path_buf())
-    }
-
-    /// Writes until a write fails.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut file = File::create(&path).expect("room for a name");
-        let mut piece = vec![0x5a; 1 << 20];
-        while !piece.is_empty() {
-            if file.write_all(&piece).is_err() {
-                piece.truncate(piece.len() / 2);
-            }
-        }
-        path
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg("-l").arg(&self.0), Duration::from_secs(10));
-    }
-}
+use std::{fs, time::Duration};
 
 #[tokio::test]
 async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_record() {
@@ -55,7 +16,7 @@ async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_re
     let hub = TestHub::start().await;
     let place = folder();
     let disk = Tmpfs::mount(&place.path().join("edge"), "64m");
-    let mut agent = TestAgent::prepare("press-1").with_state(&disk.0);
+    let mut agent = TestAgent::prepare("press-1").with_state(disk.path());
     agent.enroll_at(&hub).await;
     agent.up().await;
     let mut operator = hub.operator().await;
@@ -99,11 +60,11 @@ async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql(
     let disk = Tmpfs::mount(&place.path().join("hub"), "192m");
     let base = free_port();
     let mut c = command(&binary("redforge-hub"));
-    c.args(["dev", "--state"]).arg(&disk.0).args(["--port-base", &base.to_string()]);
+    c.args(["dev", "--state"]).arg(disk.path()).args(["--port-base", &base.to_string()]);
     let mut hub = Process::start("dev hub", c, &place.path().join("hub.log"));
     hub.line("ready ", Duration::from_secs(90)).await;
-    let token = fs::read_to_string(disk.0.join("operator.token")).expect("written").trim().to_owned();
-    let root = disk.0.join("root.pem");
+    let token = fs::read_to_string(disk.path().join("operator.token")).expect("written").trim().to_owned();
+    let root = disk.path().join("root.pem");
     let mut operator = redforge_tests::operator::Operator::connect(base + 1, &root, &token).await;
     operator.site("before").await;
     let filler = disk.fill();

@@ -1,8 +1,17 @@
 //! Search on a PostgreSQL with pgvector and on one without: how it was made, that both ways agree, and what is refused.
 use super::*;
 use crate::{
-    api::tests::{Bench, VIEWER, bench_on, found, vector},
-    store::{streams::StreamKey, testing::TestDatabase, vector_search::MAX_PENDING, vector_tables::Extension},
+    api::{
+        Parts,
+        tests::{Bench, VIEWER, bench, bench_on},
+    },
+    embed::{Embed, tests::server},
+    store::{
+        streams::StreamKey,
+        testing::{self, DIGEST, TestDatabase},
+        vector_search::MAX_PENDING,
+        vector_tables::Extension,
+    },
     tasks::index_vectors,
 };
 use pb::search_request::Query as Asked;
@@ -11,9 +20,17 @@ use redforge_shared::{
     ids::Epoch,
     record::{Body, Encoding, RecordClass, Vector},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 const DIM: usize = 8;
+
+fn vector(source: &str, ordinal: u32, components: &[f32]) -> Vector {
+    testing::vector("notes", source, ordinal, components)
+}
+
+fn found(response: &pb::SearchResponse) -> Vec<(&str, u32)> {
+    response.hits.iter().map(|h| (h.source.as_str(), h.ordinal)).collect()
+}
 
 async fn with_pgvector() -> (Bench, StreamKey) {
     let b = bench_on(TestDatabase::start_with_pgvector().await, None);
@@ -124,11 +141,9 @@ async fn what_landed_after_the_index_is_found_too() {
     assert_eq!((before.index.as_str(), found(&before)), ("hnsw", vec![("a", 0), ("b", 0), ("c", 0)]));
 
     // One is replaced, one deleted, one new; an older record of a chunk that the index has comes late.
-    b.clock.advance(std::time::Duration::from_secs(5));
+    b.clock.advance(Duration::from_secs(5));
     let late = StreamKey { epoch: Epoch([2; 16]), ..stream };
-    let mut gone = vector("b", 0, &[]);
-    gone.tombstone = true;
-    b.land(late, 1, vec![one("a", &[-1.0, 0.0]), Body::Vector(gone), one("d", &[0.8, 0.2])]).await;
+    b.land(late, 1, vec![one("a", &[-1.0, 0.0]), one("b", &[]), one("d", &[0.8, 0.2])]).await;
     b.land(stream, 4, vec![one("a", &[1.0, 0.0])]).await;
     let want = vec![("d", 0), ("c", 0), ("a", 0)];
     let pending = b.search("", east()).await.expect("searches");
@@ -212,4 +227,73 @@ async fn a_vector_of_another_model_takes_the_index_out_of_use_and_is_named() {
     index(&b).await;
     let e = b.search("", of(&[1.0, 0.0])).await.expect_err("mixed");
     assert!(matches!(e, ApiError::Precondition { reason: "COLLECTION_MIXED", .. }), "{e}");
+}
+
+#[tokio::test]
+async fn search_finds_the_nearest_of_what_counts() {
+    let embed = Embed::new(&server(DIGEST).await, true).expect("an address");
+    let b = bench(Some(embed)).await;
+    let host = b.db.host("hall", "press-4").await;
+    let early = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([1; 16]) };
+    let late = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([2; 16]) };
+    assert!(matches!(b.search("", of(&[1.0, 0.0])).await, Err(ApiError::NotFound(_))));
+
+    let mut half = vector("b", 0, &[0.0, 1.0]);
+    half.encoding = Encoding::F16;
+    half.data = [0.0_f32, 1.0].iter().flat_map(|c| half::f16::from_f32(*c).to_le_bytes()).collect();
+    let first = [vector("a", 0, &[1.0, 0.0]), vector("a", 1, &[0.9, 0.1]), half, vector("gone", 0, &[1.0, 0.0])];
+    b.land(early, 1, first.map(Body::Vector).to_vec()).await;
+    b.clock.advance(Duration::from_secs(5));
+    // A later stream replaces one chunk and deletes another.
+    let tombstone = vector("gone", 0, &[]);
+    b.land(late, 1, vec![Body::Vector(vector("a", 0, &[0.0, -1.0])), Body::Vector(tombstone)]).await;
+    b.clock.advance(Duration::from_secs(5));
+    // What the earlier stream still had to send is older, though it arrives last.
+    b.land(early, 5, vec![Body::Vector(vector("a", 0, &[1.0, 0.0]))]).await;
+
+    let right = b.search("", of(&[1.0, 0.0])).await.expect("searches");
+    assert_eq!(found(&right), [("a", 1), ("a", 0), ("b", 0)]);
+    assert_eq!((right.index.as_str(), right.collection.as_str()), ("exact", "notes"));
+    assert_eq!((right.hits[0].text.as_str(), right.hits[0].host.as_str()), ("a 1", "hosts/press-4"));
+    let like = b.search("notes", Asked::Like(right.hits[2].record.clone())).await.expect("searches");
+    assert_eq!(found(&like)[0], ("b", 0));
+    assert!((like.hits[0].score - 1.0).abs() < 1e-6);
+    // "q: " and the text are 4 bytes: the vector (4, 1).
+    let text = b.search("notes", Asked::Text("x".into())).await.expect("searches");
+    assert_eq!((found(&text)[0], text.standin), (("a", 1), true));
+
+    let list = b.api.list_collections(&VIEWER, pb::ListCollectionsRequest {}).await.expect("lists");
+    assert_eq!((list.collections[0].vectors, list.collections[0].dim), (3, 2));
+    let e = b.search("other", of(&[1.0, 0.0])).await.expect_err("unknown").to_string();
+    assert_eq!(e, "collection 'other' does not exist");
+    let e = b.search("notes", of(&[1.0])).await.expect_err("one component").to_string();
+    assert_eq!(e, "vector: has 1 components, collection 'notes' has 2");
+    assert!(b.search("notes", of(&[f32::NAN, 0.0])).await.is_err());
+    b.db.tamper("UPDATE record_vector SET model_digest = repeat('0', 64) WHERE source = 'b'").await;
+    let e = b.search("notes", of(&[1.0, 0.0])).await.expect_err("mixed");
+    assert!(matches!(e, ApiError::Precondition { reason: "COLLECTION_MIXED", .. }));
+    assert!(e.to_string().starts_with("collection 'notes' is mixed"), "{e}");
+}
+
+#[tokio::test]
+async fn a_text_is_refused_where_it_cannot_be_embedded() {
+    let other = "00000000000000000000000000000000000000000000000000000000000000aa";
+    let b = bench(Some(Embed::new(&server(other).await, false).expect("an address"))).await;
+    let host = b.db.host("hall", "press-4").await;
+    let stream = StreamKey { host, class: RecordClass::Vector, epoch: Epoch([1; 16]) };
+    b.land(stream, 1, vec![Body::Vector(vector("a", 0, &[1.0, 0.0]))]).await;
+    let e = b.search("", Asked::Text("x".into())).await.expect_err("another model");
+    assert!(matches!(e, ApiError::Embed(crate::embed::EmbedError::OtherModel { .. })), "{e:?}");
+    assert!(b.search("", Asked::Text(" ".into())).await.is_err());
+    let without = Api::new(Parts {
+        store: b.db.store.clone(),
+        pki: b.api.pki.clone(),
+        clock: b.api.clock.clone(),
+        public_url: String::new(),
+        heartbeat: Duration::from_secs(1),
+        embed: None,
+    });
+    let request = pb::SearchRequest { query: Some(Asked::Text("x".into())), ..Default::default() };
+    let e = without.search(&VIEWER, request).await.expect_err("no server");
+    assert!(matches!(e, ApiError::Embed(crate::embed::EmbedError::NotConfigured)));
 }

@@ -159,7 +159,9 @@ async fn refusals_name_the_record_and_land_nothing() {
     let nul = v(|v| v.source = "a\0b".into());
     let mut old = v(|_| {});
     old.at = datetime!(-9000-01-01 00:00 UTC);
-    for bad in [nan, nul, old] {
+    // A byte vector whose scale is finite and whose components are not.
+    let huge = v(|v| (v.encoding, v.scale, v.data) = (Encoding::I8, f32::MAX / 2.0, vec![127, 1]));
+    for bad in [nan, huge, nul, old] {
         said.push(commit(store, &batch(key, 2, vec![bad]), T0).await.expect_err("must be refused").to_string());
     }
     let mut undecoded = batch(key, 1, vec![v(|_| {}), v(|_| {})]);

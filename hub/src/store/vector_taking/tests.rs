@@ -4,33 +4,21 @@ use super::*;
 use crate::store::{
     records::{Batch, stage},
     streams::{SeqRange, StreamKey},
-    testing::TestDatabase,
+    testing::{self, TestDatabase},
 };
 use redforge_shared::{
     ids::{Epoch, HostId},
-    record::{Body, Encoding, Metric, Record, RecordClass, Vector},
+    record::{Body, Record, RecordClass, Vector},
 };
 use time::{Duration, macros::datetime};
 
 const T0: OffsetDateTime = datetime!(2026-11-23 10:00 UTC);
 
 fn vector(collection: &str, source: &str, components: &[f32]) -> Vector {
-    Vector {
-        collection: collection.parse().expect("a name"),
-        source: source.into(),
-        ordinal: 0,
-        encoding: Encoding::F32,
-        dim: 2,
-        scale: 1.0,
-        data: components.iter().flat_map(|c| c.to_le_bytes()).collect(),
-        model: "words".into(),
-        model_digest: "AB".repeat(32),
-        metric: Metric::Cosine,
-        document_prefix: String::new(),
-        query_prefix: String::new(),
-        tombstone: components.is_empty(),
-        text: source.into(),
-    }
+    let mut v = testing::vector(collection, source, 0, components);
+    // Digests are compared whatever the case they were sent in.
+    v.model_digest = v.model_digest.to_uppercase();
+    v
 }
 
 fn stream(host: HostId, epoch: u8) -> StreamKey {
