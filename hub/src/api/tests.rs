@@ -1,7 +1,6 @@
 //! The verbs against a real PostgreSQL: what is changed, what is refused, what is read back.
 use super::*;
 use crate::{
-    embed::tests::server,
     pki::{Kek, Lifetimes, authority},
     store::{
         hosts::SessionClaim,
@@ -17,14 +16,13 @@ use redforge_shared::{
     desired::DesiredState,
     flows::{Flows, pack},
     ids::{Digest, Epoch, HostId, RunId},
-    record::{Body, Encoding, Log, Metric, Record, RecordClass, Vector},
+    record::{Body, Log, Record, RecordClass},
     report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Sync},
     wire::pb,
 };
 use time::{OffsetDateTime, macros::datetime};
 
 const NOW: OffsetDateTime = datetime!(2026-11-23 10:00 UTC);
-const DIGEST: &str = "ef64fdd5543f6ada177c0a11b2bf52b87f8578d3fcfd2d9ef36318ed78fcaabe";
 
 pub(super) struct Bench {
     pub(super) db: TestDatabase,

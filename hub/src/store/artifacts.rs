@@ -1,6 +1,7 @@
 //! Blobs by digest, in chunks of 256 KiB.
 use super::{Act, Store, StoreError};
 use redforge_shared::ids::Digest;
+use time::OffsetDateTime;
 
 /// Bytes of every chunk but the last.
 pub const CHUNK_BYTES: usize = 256 * 1024;
@@ -24,5 +25,18 @@ impl Store {
             .fetch_optional(&self.pool)
             .await
             .act("reading a blob")
+    }
+
+    /// Drops blobs that were staged before `before` and that no flow set names: their apply never came, or was refused.
+    pub async fn drop_staged(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
+        let dropped = sqlx::query(
+            "DELETE FROM artifact a WHERE created_at < $1 \
+             AND NOT EXISTS (SELECT 1 FROM flow_set f WHERE f.digest = a.digest)",
+        )
+        .bind(before)
+        .execute(&self.pool)
+        .await
+        .act("dropping staged blobs")?;
+        Ok(dropped.rows_affected())
     }
 }

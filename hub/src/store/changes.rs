@@ -114,7 +114,15 @@ impl Changes {
 
     /// Keeps the bytes of a flow set without making a revision.
     pub async fn stage(&mut self, set: &NewFlowSet) -> Result<(), StoreError> {
-        self.put_artifact(set.digest, &set.bytes).await
+        self.put_artifact(set.digest, &set.bytes).await?;
+        // Staged again it is wanted again: what nothing names is dropped after a day.
+        sqlx::query("UPDATE artifact SET created_at = $2 WHERE digest = $1")
+            .bind(&set.digest.0[..])
+            .bind(self.at)
+            .execute(&mut *self.tx)
+            .await
+            .act(ACT)?;
+        Ok(())
     }
 
     /// The bytes of a flow set that was staged or pushed before.

@@ -1,4 +1,5 @@
-//! Drops landed records at the end of their retention, a day at a time. Decides nothing but which days are over.
+//! Drops landed records at the end of their retention, a day at a time, and staged blobs whose apply never came. Decides
+//! nothing but which days are over.
 //!
 //! Needs no leader: a day that another hub has dropped is not listed any more.
 use crate::store::{Store, StoreError, prune::Dropped};
@@ -9,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Days come to an end once a day; a lock that was not to be had is tried for again sooner.
 const TICK: Duration = Duration::from_secs(600);
+
+/// An apply follows its staged flow sets within moments.
+const STAGED_FOR: time::Duration = time::Duration::DAY;
 
 /// For how many days landed records are kept; a class that is not in it is kept for ever.
 pub type Retention = Vec<(RecordClass, u32)>;
@@ -47,6 +51,10 @@ pub async fn pass(store: &Store, retention: &Retention, now: OffsetDateTime) -> 
                 }
             }
         }
+    }
+    let staged = store.drop_staged(now - STAGED_FOR).await?;
+    if staged > 0 {
+        tracing::info!(blobs = staged, "staged flow sets that no apply named were dropped");
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const PIECE: usize = 64 * 1024;
 /// A flow set of a few pieces.
 fn tar() -> Vec<u8> {
     // No two pieces are alike.
-    let wide: String = (0..PIECE).map(|n| format!("{n:05}")).collect();
+    let wide: String = (0..PIECE).map(|n| n.to_string()).collect();
     let export = format!(r#"[{{"id":"t1","type":"tab","info":"{wide}"}}]"#);
     let (flows, names) = Flows::parse(export.as_bytes()).expect("the story's own flows");
     pack(&flows, &names)
@@ -28,6 +28,7 @@ fn header(tar: &[u8]) -> Message {
         name: "flowsets/notes".into(),
         digest: Digest::of(tar).0.to_vec().into(),
         size_bytes: tar.len() as u64,
+        stage_only: false,
     })
 }
 

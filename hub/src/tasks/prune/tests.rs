@@ -2,6 +2,7 @@
 use super::*;
 use crate::{
     store::{
+        changes::NewFlowSet,
         records::Batch,
         streams::{SeqRange, StreamKey},
         testing::{self, TestDatabase},
@@ -10,7 +11,7 @@ use crate::{
 };
 use redforge_shared::{
     clock::ManualClock,
-    ids::{Epoch, HostId},
+    ids::{Digest, Epoch, HostId},
     record::{Body, Log, Record},
 };
 use std::sync::Arc;
@@ -123,4 +124,33 @@ async fn vectors_that_the_index_has_are_dropped_and_found_all_the_same() {
     let mut texts: Vec<String> = found.into_iter().map(|c| c.text).collect();
     texts.sort();
     assert_eq!(texts, ["a 0", "b 0", "c 0"]);
+}
+
+#[tokio::test]
+async fn what_was_staged_and_never_applied_is_dropped_after_a_day() {
+    let db = TestDatabase::start().await;
+    let set = |name: &str, bytes: &[u8]| NewFlowSet {
+        name: name.parse().expect("a name"),
+        digest: Digest::of(bytes),
+        bytes: bytes.to_vec(),
+        node_count: 1,
+        credential_names: vec![],
+    };
+    let mut changes = db.store.begin_changes("ops", T0).await.expect("begins");
+    changes.stage(&set("lost", b"never applied")).await.expect("is staged");
+    changes.stage(&set("again", b"staged twice")).await.expect("is staged");
+    changes.put_flow_set(&set("kept", b"a flow set")).await.expect("is put");
+    changes.commit().await.expect("commits");
+    let mut changes = db.store.begin_changes("ops", T0 + time::Duration::HOUR).await.expect("begins");
+    changes.stage(&set("again", b"staged twice")).await.expect("is staged");
+    changes.commit().await.expect("commits");
+    pass(&db.store, &vec![], T0 + time::Duration::DAY).await.expect("looks");
+    assert_eq!(db.number("SELECT count(*) FROM artifact").await, 3);
+    pass(&db.store, &vec![], T0 + time::Duration::DAY + time::Duration::MINUTE).await.expect("looks");
+    assert_eq!(db.number("SELECT count(*) FROM artifact").await, 2);
+    assert_eq!(db.number("SELECT count(*) FROM artifact_chunk").await, 2);
+    assert!(db.store.artifact_size(Digest::of(b"never applied")).await.expect("reads").is_none());
+    pass(&db.store, &vec![], T0 + time::Duration::days(9)).await.expect("looks");
+    assert!(db.store.artifact_size(Digest::of(b"a flow set")).await.expect("reads").is_some());
+    assert_eq!(db.number("SELECT count(*) FROM artifact").await, 1);
 }
