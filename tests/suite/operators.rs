@@ -78,3 +78,48 @@ async fn a_host_that_does_not_exist_is_named() {
     assert_eq!(refusal.code(), tonic::Code::NotFound);
     assert!(refusal.message().contains("nowhere"), "{refusal:?}");
 }
+
+/// What `list_services` of the reflection protocol needs, in both of its versions.
+#[derive(Clone, PartialEq, prost::Message)]
+struct AskServices {
+    #[prost(string, tag = "7")]
+    list_services: String,
+}
+#[derive(Clone, PartialEq, prost::Message)]
+struct Services {
+    #[prost(message, optional, tag = "6")]
+    listed: Option<Listed>,
+}
+#[derive(Clone, PartialEq, prost::Message)]
+struct Listed {
+    #[prost(message, repeated, tag = "1")]
+    service: Vec<Listed1>,
+}
+#[derive(Clone, PartialEq, prost::Message)]
+struct Listed1 {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+#[tokio::test]
+async fn reflection_answers_in_both_versions_that_tools_ask_for() {
+    let hub = TestHub::start().await;
+    redforge_shared::daemon::install_crypto();
+    let trust = redforge_shared::tls::Trust::Roots(redforge_tests::operator::roots(&hub.root_pem()));
+    let config = redforge_shared::tls::client_config(trust, None, time::OffsetDateTime::UNIX_EPOCH).expect("good");
+    let channel = redforge_tests::operator::channel(hub.operators_port, config).await.expect("the door is open");
+    for version in ["v1", "v1alpha"] {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.expect("connected");
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let asked = tokio_stream::once(AskServices { list_services: "*".into() });
+        let codec = tonic_prost::ProstCodec::<AskServices, Services>::default();
+        let answer = client.streaming(tonic::Request::new(asked), path.parse().expect("a path"), codec).await;
+        let mut stream = answer.unwrap_or_else(|s| panic!("{version}: {s}")).into_inner();
+        let services = stream.message().await.expect("an answer").expect("one message").listed.expect("a list");
+        let names: Vec<&str> = services.service.iter().map(|s| s.name.as_str()).collect();
+        for name in ["redforge.v1.Admin", "grpc.health.v1.Health"] {
+            assert!(names.contains(&name), "{version}: {names:?}");
+        }
+    }
+}

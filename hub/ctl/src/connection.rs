@@ -1,7 +1,7 @@
 //! The gRPC channel: TLS by the hub's own root, a token in every call.
 use crate::{
     config::Connection,
-    failure::{Exit, Failure, Outcome},
+    failure::{Exit, Failure, Outcome, root_cause},
 };
 use redforge_shared::{
     clock::{Clock as _, SystemClock},
@@ -68,13 +68,4 @@ pub async fn connect(settings: &Connection) -> Outcome<Admin> {
     });
     let channel = endpoint.connect_with_connector(dial).await.map_err(|e| unreachable(root_cause(&e)))?;
     Ok(AdminClient::with_interceptor(channel, Bearer(bearer)).max_decoding_message_size(64 << 20))
-}
-
-/// The innermost cause: the layers above it only say that connecting failed.
-fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = e;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

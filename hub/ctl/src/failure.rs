@@ -64,6 +64,11 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(s: Status) -> Self {
+        // Only what this side made of a broken connection has a cause; the hub's own words have none.
+        if let Some(cause) = std::error::Error::source(&s) {
+            let text = format!("the connection to the hub broke: {}", root_cause(cause));
+            return Self::new(Exit::Unreachable, text).hint("is the hub running? try again in a moment");
+        }
         let exit = match s.code() {
             Code::NotFound => Exit::NotFound,
             Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => Exit::Conflict,
@@ -109,6 +114,15 @@ impl Failure {
         }
         self
     }
+}
+
+/// The innermost cause: the layers above it only say that something failed.
+pub fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

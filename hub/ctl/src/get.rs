@@ -12,6 +12,8 @@ use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
 
 const PAGE: i32 = 1000;
+/// How often a watcher looks.
+const EVERY: Duration = Duration::from_secs(2);
 
 /// Shows what was asked for.
 pub async fn run(settings: &Connection, a: &Get) -> Outcome {
@@ -150,9 +152,23 @@ pub async fn instances(admin: &mut Admin, parent: &str) -> Outcome<Vec<pb::Insta
 /// Prints everything, then each resource again when anything but an age in it changes, and says what is gone.
 async fn watch(admin: &mut Admin, a: &Get) -> Outcome {
     let mut seen: BTreeMap<String, Value> = BTreeMap::new();
-    let (mut first, mut told) = (true, false);
+    let (mut first, mut told, mut away) = (true, false, false);
     loop {
-        let listing = listing(admin, a).await?;
+        let listing = match listing(admin, a).await {
+            Ok(listing) => listing,
+            // Whoever watches wants to see the hub come back.
+            Err(failure) if failure.exit == Exit::Unreachable && !first => {
+                if !std::mem::replace(&mut away, true) {
+                    output::say(&format!("{}; dialling again", failure.errors.join("; ")));
+                }
+                tokio::time::sleep(EVERY).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        if std::mem::take(&mut away) {
+            output::say("the hub is back");
+        }
         let now: BTreeMap<String, Value> = listing.keys().zip(listing.objects.iter().map(lasting)).collect();
         let changed: Vec<usize> =
             listing.keys().enumerate().filter(|(_, key)| seen.get(key) != now.get(key)).map(|(i, _)| i).collect();
@@ -169,7 +185,7 @@ async fn watch(admin: &mut Admin, a: &Get) -> Outcome {
             output::say(&format!("{gone} is gone"));
         }
         seen = now;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(EVERY).await;
     }
 }
 

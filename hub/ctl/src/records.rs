@@ -11,6 +11,10 @@ use crate::{
 use clap::ValueEnum as _;
 use redforge_shared::wire::pb;
 use serde_json::{Value, json};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 impl Class {
     fn wire(self) -> pb::RecordClass {
@@ -84,13 +88,12 @@ pub async fn list(settings: &Connection, a: &Records) -> Outcome {
             key: a.key.clone().unwrap_or_default(),
             since: a.since.map(redforge_shared::wire::timestamp),
         };
+        if a.follow {
+            return follow(&mut admin, request, |r| print_arriving(r, a.output)).await;
+        }
         let mut stream = admin.list_records(request).await?.into_inner();
         while let Some(r) = stream.message().await? {
-            if a.follow {
-                print_arriving(&r, a.output)?;
-            } else {
-                found.push(r);
-            }
+            found.push(r);
         }
     }
     // Newest first over all classes; within a class the hub's order stays.
@@ -106,7 +109,60 @@ pub async fn list(settings: &Connection, a: &Records) -> Outcome {
         single: false,
         empty: "No such record has arrived.",
     };
-    if a.follow { Ok(()) } else { listing.print(a.output) }
+    listing.print(a.output)
+}
+
+/// Records that were given, so that none is given again after the hub was away.
+const REMEMBERED: usize = 10_000;
+/// Most that a follower is given of what is there already.
+const FIRST_PAGE: u32 = 200;
+
+/// Gives records as they arrive, for ever: a hub that goes away is dialled again, and what it has meanwhile is given once.
+async fn follow(
+    admin: &mut connection::Admin,
+    mut request: pb::ListRecordsRequest,
+    mut give: impl FnMut(&pb::Record) -> Outcome,
+) -> Outcome {
+    let (mut given, mut order) = (HashSet::new(), VecDeque::new());
+    let mut away = false;
+    loop {
+        let broke = match admin.list_records(request.clone()).await {
+            Ok(stream) => {
+                if std::mem::take(&mut away) {
+                    output::say("the hub is back");
+                }
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        Ok(Some(r)) if given.insert(r.name.clone()) => {
+                            order.push_back(r.name.clone());
+                            if order.len() > REMEMBERED {
+                                order.pop_front().map(|old| given.remove(&old));
+                            }
+                            give(&r)?;
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) => break None,
+                        Err(status) => break Some(Failure::from(status)),
+                    }
+                }
+            }
+            // The first call says at once that there is no hub.
+            Err(status) if order.is_empty() && !away => return Err(status.into()),
+            Err(status) => Some(Failure::from(status)),
+        };
+        if let Some(failure) = broke {
+            if failure.exit != Exit::Unreachable {
+                return Err(failure);
+            }
+            if !std::mem::replace(&mut away, true) {
+                output::say(&format!("{}; dialling again", failure.errors.join("; ")));
+            }
+        }
+        // What came meanwhile is in the first page; what was given of it is remembered.
+        request.limit = FIRST_PAGE;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Rows that arrive are not worth waiting for: each is written at once, JSON one object a line.
@@ -146,16 +202,19 @@ pub async fn logs(settings: &Connection, a: &Logs) -> Outcome {
             output::line(&line);
         }
     };
+    if a.follow {
+        return follow(&mut admin, request, |r| {
+            print(r);
+            Ok(())
+        })
+        .await;
+    }
     let mut stream = admin.list_records(request).await?.into_inner();
     let mut newest_first = Vec::new();
     while let Some(r) = stream.message().await? {
-        if a.follow {
-            print(&r);
-        } else {
-            newest_first.push(r);
-        }
+        newest_first.push(r);
     }
-    if newest_first.is_empty() && !a.follow {
+    if newest_first.is_empty() {
         output::say(match a.since {
             Some(_) => "No line of this instance that was made since then has arrived.",
             None => "No line of this instance has arrived.",

@@ -161,7 +161,7 @@ async fn the_printed_line_enrolls_a_host_as_it_is() {
 
 #[tokio::test]
 async fn docker_an_editor_export_runs_is_followed_and_is_removed() {
-    let hub = TestHub::start().await;
+    let mut hub = TestHub::start().await;
     let _agent = TestAgent::start(&hub, "press-1").await;
     let ctl = Ctl::new(&hub);
     let mut nodes: Value = serde_json::from_slice(&speaking_flow()).expect("JSON");
@@ -214,7 +214,27 @@ async fn docker_an_editor_export_runs_is_followed_and_is_removed() {
     let mut following = ctl.start(&["logs", "press-1/lines", "-f", "--tail", "1"]);
     following.line("line ", Duration::from_secs(60)).await;
     eventually("lines keep coming", async || when(following.said().len() > 3, following.said())).await;
+    // The hub goes away and comes back under two that follow: both go on, and no line comes twice.
+    let mut watching = ctl.start(&["get", "hosts", "-w", "-o", "json"]);
+    watching.line("{", Duration::from_secs(60)).await;
+    hub.stop().await;
+    for follower in [&mut following, &mut watching] {
+        eventually("it says that the hub is away", async || {
+            when(follower.said().iter().any(|l| l.contains("dialling again")), follower.said())
+        })
+        .await;
+    }
+    hub.up().await;
+    let lines = |said: &[String]| said.iter().filter(|l| l.starts_with("line ")).cloned().collect::<Vec<_>>();
+    let before = lines(&following.said()).len();
+    eventually("lines come again", async || when(lines(&following.said()).len() > before + 3, following.said())).await;
+    watching.line("the hub is back", Duration::from_secs(60)).await;
+    let (mut seen, all) = (lines(&following.said()), lines(&following.said()).len());
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), all, "a line came twice");
     following.kill9();
+    watching.kill9();
     let all = ctl.run(&["logs", "press-1/lines", "--tail", "1000"]).good().lines().count();
     let recent = ctl.run(&["logs", "press-1/lines", "--since", "3s"]).good().lines().count();
     assert!(recent < all && recent <= 5, "{recent} of {all}");
