@@ -25,9 +25,9 @@ agent_up() { # HOST NUMBER
   local dir=$STATE/hosts/$1 run=$RUN/$1 token
   mkdir -p "$dir/state" "$run"
   {
+    echo "port_base = $((BASE + 10 * $2))"
     echo "[state]"; echo "dir = \"$dir/state\""; echo "run_dir = \"$run\""
     echo "[runtime]"; echo "docker_socket = \"$SOCKET\""
-    echo "[page]"; echo "listen = \"127.0.0.1:$((BASE + 10 * $2))\""
   } >"$dir/edge.toml"
   if [ ! -s "$dir/enrolled" ]; then
     token=$(ctl token create --site demo --host-name "$1" -o json) || fail "the hub gave no token for $1" "read $STATE/hub.out"

@@ -63,7 +63,7 @@ figures() {
     --argjson hosts "$hosts" --argjson phases "$phases" --argjson standin $standin --arg demo "$DEMO" --arg found "${SEARCH_FOUND:-}" \
     --argjson fed "$DOCUMENTS_FED" --argjson counted "$DOCUMENTS_COUNTED" --argjson left "$DOCUMENTS_LEFT_OUT" '
     . as $checker | .numbers as $n
-    | {demo: $demo, ollama_standin: $standin, good: .good, enrolled_s: $enrolled, running_s: $running, caught_up_s: $caught, total_s: $total,
+    | {demo: $demo, ollama: (if $standin then "Ollama stand-in (llama.cpp with a tiny made model), not Ollama" else "Ollama" end), ollama_standin: $standin, good: .good, enrolled_s: $enrolled, running_s: $running, caught_up_s: $caught, total_s: $total,
        phases_s: $phases, documents: $n.documents, documents_fed: $fed, documents_counted_by_flow: $counted, documents_left_out: $left,
        vectors: ($n.vectors_expected - ($n.missing_chunks // 0)), stored_duplicates: ($n.stored_twice + $n.number_stored_twice),
        resent: $n.resent, gaps: $n.gap_numbers, lost: $n.lost, records: $n.stored, search_found: $found,

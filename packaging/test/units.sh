@@ -23,9 +23,14 @@ for name in redforge-hub redforge-edge; do
   grep -q "^$name:" "$tree/etc/passwd" || { echo "sysusers did not make $name" >&2; exit 1; }
 done
 systemd-tmpfiles --root "$tree" --create redforge.conf
+said_of() { systemd-analyze verify --root "$tree" --man=no "$1" 2>&1 | grep -F "redforge" || true; }
+# A check that finds nothing is proven by one that does.
+sed 's/^Restart=always/Restrat=always/' systemd/redforge-edge.service >"$tree/etc/systemd/system/redforge-planted.service"
+[ -n "$(said_of redforge-planted.service)" ] || { echo "a misspelt key in a unit goes unnoticed" >&2; exit 1; }
+rm "$tree/etc/systemd/system/redforge-planted.service"
 failed=0
 for unit in redforge-hub.service redforge-edge.service; do
-  said=$(systemd-analyze verify --root "$tree" --man=no "$unit" 2>&1 | grep -F "redforge" || true)
+  said=$(said_of "$unit")
   [ -z "$said" ] || { echo "$unit: $said" >&2; failed=1; }
   systemd-analyze security --offline=true --root "$tree" --threshold=35 --no-pager "$unit" | tail -1 || { echo "$unit is too exposed" >&2; failed=1; }
 done

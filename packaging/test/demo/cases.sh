@@ -13,6 +13,15 @@ case_own_engine() {
   [ ! -e /run/redforge-demo/guest/dockerd.pid ] || { echo "   a second engine beside the first"; return 1; }
   down DEMO=own
   says down "other demos run on it: guest"
+  # The tests of the workspace use the demo's engine too, through a link that goes with them.
+  (
+    . packaging/test/engine.sh
+    engine_up >"$LOGS/linked"
+    says linked "using the engine of a demo"
+    [ -n "$(docker ps -q --filter label=redforge.instance=flows)" ] || { echo "   it is another engine"; exit 1; }
+    engine_down
+    [ ! -e /run/docker.sock ] && [ ! -L /run/docker.sock ] || { echo "   the link to the engine stayed"; exit 1; }
+  )
   must guest_again DEMO=guest
   down DEMO=guest
   # An engine that died: its containers and rules go all the same.
