@@ -29,3 +29,8 @@ guard_down() {
   if grep -qsF "$GUARD_TEXT" $GUARD; then rm -f $GUARD; fi
   if [ -e $GUARD_KEPT ] && [ ! -e $GUARD ]; then mv $GUARD_KEPT $GUARD; fi
 }
+# guard_clear   the same, unless an installation is at work that needs it
+guard_clear() {
+  [ "$(id -u)" = 0 ] && { [ -e $GUARD_KEPT ] || grep -qsF "$GUARD_TEXT" $GUARD; } || return 0
+  (if flock -n 8; then guard_down; fi) 8>>/run/lock/redforge-apt.lock
+}

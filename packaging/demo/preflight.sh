@@ -4,6 +4,7 @@
 . "$REPO/packaging/apt.sh"
 
 preflight() {
+  guard_clear
   room
   local need=() hints=()
   wanted

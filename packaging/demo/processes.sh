@@ -42,6 +42,8 @@ has_ended() { ! pid_of "$1" >/dev/null; }
 take_lock() { # WHAT-TO-DO-IF-TAKEN
   local owner attempt
   for attempt in 1 2 3; do
+    # The fallback lies in /tmp, where anybody may have made it first.
+    [[ $RUNS != /tmp/* ]] || { mkdir -p -m 700 "${RUNS%/*}"; [ -O "${RUNS%/*}" ] && [ ! -L "${RUNS%/*}" ]; } || fail "${RUNS%/*} belongs to somebody else" "set XDG_RUNTIME_DIR to a folder of yours"
     mkdir -p "$RUN"
     exec 9>>"$RUN/lock"
     if ! flock -n 9; then

@@ -18,19 +18,26 @@ debs() {
     [ "$(id -u)" = 0 ] || give_up "the package lists are empty: run 'apt-get update' as root"
     apt-get update -qq
   fi
-  local package found
+  local package found missing=()
   for package in "$@"; do
-    found=$(find "$DOWNLOADS/debs" -name "${package}_*.deb" -mtime -30 | sort | tail -1)
-    if [ -z "$found" ] || ! dpkg-deb --info "$found" >/dev/null 2>&1; then
-      rm -f "$DOWNLOADS/debs/${package}_"*.deb
-      (cd "$DOWNLOADS/debs" && apt-get -o APT::Sandbox::User= download -qq "$package" >&2) ||
-        { [ "$(id -u)" = 0 ] && apt-get update -qq && (cd "$DOWNLOADS/debs" && apt-get -o APT::Sandbox::User= download -qq "$package" >&2); } ||
-        give_up "could not fetch the Debian package $package"
-      found=$(find "$DOWNLOADS/debs" -name "${package}_*.deb" | sort | tail -1)
-    fi
+    found=$(deb_file "$package")
+    if [ -n "$found" ] && dpkg-deb --info "$found" >/dev/null 2>&1; then continue; fi
+    rm -f "$DOWNLOADS/debs/${package}_"*.deb
+    missing+=("$package")
+  done
+  # All at once: a request for each costs minutes on a slow line.
+  if [ ${#missing[@]} -gt 0 ]; then
+    fetch_debs "${missing[@]}" || { [ "$(id -u)" = 0 ] && apt-get update -qq && fetch_debs "${missing[@]}"; } ||
+      give_up "could not fetch the Debian packages ${missing[*]}"
+  fi
+  for package in "$@"; do
+    found=$(deb_file "$package")
+    [ -n "$found" ] || give_up "could not fetch the Debian package $package"
     dpkg-deb -x "$found" "$ROOT"
   done
 }
+deb_file() { find "$DOWNLOADS/debs" -name "$1_*.deb" -mtime -30 | sort | tail -1; }
+fetch_debs() { (cd "$DOWNLOADS/debs" && apt-get -o APT::Sandbox::User= download -qq "$@" >&2); }
 
 # deb_version PACKAGE   the version that lies in the cache
 deb_version() { dpkg-deb -f "$(find "$DOWNLOADS/debs" -name "$1_*.deb" | sort | tail -1)" Version; }

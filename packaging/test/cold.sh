@@ -1,7 +1,8 @@
 #!/bin/bash
 # `make test-cold`: the demo on a fresh Debian 12 machine, from nothing: a new root from Debian's packages with Rust, git and
 # make in it, a clean clone, empty caches, no engine, no PostgreSQL; in namespaces, so that nothing here is touched. Prints
-# the time of the first run, of a second one, and what demo-down left. Wants debootstrap and slirp4netns, 15 GB and 20 minutes.
+# the time of the first run, of a second one, and what demo-down left (REDFORGE_BIN = programs that are built: without the
+# compiling). Wants debootstrap and slirp4netns, 15 GB and 20 minutes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 REPO=$PWD
@@ -21,6 +22,10 @@ fi
 PLACE=$(mktemp -d /var/tmp/redforge-cold.XXXXXX)
 root=$PLACE/root
 net='' machine=''
+for old in /var/tmp/redforge-cold.*; do
+  if [ -d "$old" ] && [ "$old" != "$PLACE" ] && ! kill -0 "$(cat "$old/owner" 2>/dev/null || echo 0)" 2>/dev/null; then rm -rf "$old"; fi
+done
+echo $$ >"$PLACE/owner"
 finish() {
   local code=$?
   [ -z "$machine" ] || kill -KILL "$machine" 2>/dev/null || true
@@ -42,6 +47,13 @@ echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
 echo cold >"$root/etc/hostname"
 git clone -q "$REPO" "$root/root/redforge"
 
+programs=
+if [ -n "${REDFORGE_BIN:-}" ]; then
+  programs=/opt/redforge
+  mkdir -p "$root$programs"
+  for program in redforge-hub redforge-edge redforgectl redforge-feeder redforge-checker; do cp "$REDFORGE_BIN/$program" "$root$programs/"; done
+fi
+
 mkfifo "$PLACE/go"
 unshare --net --mount --pid --fork --kill-child=KILL --mount-proc bash -c '
   set -e
@@ -56,9 +68,9 @@ unshare --net --mount --pid --fork --kill-child=KILL --mount-proc bash -c '
   umount -l /mnt
   exec env -i HOME=/root PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt \
-    PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0} \
+    PIP_CERT=/etc/ssl/certs/ca-certificates.crt NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0} ${2:+REDFORGE_BIN=$2} \
     /bin/bash /root/redforge/packaging/test/cold_inside.sh
-' cold "$PLACE" &
+' cold "$PLACE" "$programs" &
 machine=$!
 until inside=$(pgrep -P "$machine") && [ -n "$inside" ]; do read -rt 0.1 <> <(:) || true; done
 slirp4netns --configure --mtu=65520 --disable-host-loopback --ready-fd=3 "$inside" tap0 >"$PLACE/net.log" 2>&1 3>"$PLACE/net.ready" &

