@@ -23,7 +23,7 @@ PLACE=$(mktemp -d /var/tmp/redforge-cold.XXXXXX)
 root=$PLACE/root
 net='' machine=''
 for old in /var/tmp/redforge-cold.*; do
-  if [ -d "$old" ] && [ "$old" != "$PLACE" ] && ! kill -0 "$(cat "$old/owner" 2>/dev/null || echo 0)" 2>/dev/null; then rm -rf "$old"; fi
+  if [ -d "$old" ] && [ "$old" != "$PLACE" ] && ! kill -0 "$(cat "$old/owner" 2>/dev/null || echo 999999999)" 2>/dev/null; then rm -rf "$old"; fi
 done
 echo $$ >"$PLACE/owner"
 finish() {
