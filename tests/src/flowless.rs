@@ -85,10 +85,3 @@ impl Embedder {
         vector.iter().map(|v| v.as_f64().expect("a number") as f32).collect()
     }
 }
-
-/// Cosine of the angle between two vectors.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len(), "vectors of different dimension");
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
-}

@@ -3,7 +3,11 @@
 //!
 //! Deliberately absent: repairing, guessing, and asking the hub.
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use clap::Parser;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Value, json};
 use sqlx::{PgPool, Row, postgres::PgPoolOptions};
 use std::{
@@ -30,6 +34,12 @@ struct Args {
     lines: Option<u64>,
     #[arg(long)]
     lines_like: Option<String>,
+    /// Ollama that makes every chunk's vector once more; the stored one must be alike, of its dim and its model's digest.
+    #[arg(long)]
+    embed_url: Option<String>,
+    /// What the chunks say: {"key", "text"} a line; without it the stored text is believed.
+    #[arg(long, requires = "embed_url")]
+    texts: Option<PathBuf>,
     /// Accept lost ranges that the agent reported.
     #[arg(long)]
     allow_lost: bool,
@@ -212,6 +222,82 @@ async fn documents(pool: &PgPool, path: &Path, stored: &BTreeMap<String, u64>, v
     Ok(())
 }
 
+/// Likeness below which a stored vector is not that of its chunk.
+const ALIKE: f64 = 0.999;
+
+async fn ask(url: &str, body: Option<Value>) -> Result<Value> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request = Request::builder().method(if body.is_some() { "POST" } else { "GET" }).uri(url);
+    let body = body.map(|b| b.to_string()).unwrap_or_default();
+    let answer =
+        client.request(request.body(Full::new(body.into()))?).await.with_context(|| format!("asking {url}"))?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    ensure!(status.is_success(), "{url} answered {status}: {}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body).with_context(|| format!("{url} answered what is not JSON"))
+}
+
+/// The models that the embedder has, by name, with their digests as hex.
+async fn digests(url: &str) -> Result<BTreeMap<String, String>> {
+    let tags = ask(&format!("{url}/api/tags"), None).await?;
+    let models = tags["models"].as_array().cloned().unwrap_or_default();
+    let pair = |m: &Value| {
+        let (name, digest) = (m["name"].as_str()?, m["digest"].as_str()?);
+        Some((name.trim_end_matches(":latest").to_owned(), digest.trim_start_matches("sha256:").to_owned()))
+    };
+    Ok(models.iter().filter_map(pair).collect())
+}
+
+fn likeness(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Every stored vector against one made here and now.
+async fn vectors(pool: &PgPool, url: &str, texts: Option<&Path>, verdict: &mut Verdict) -> Result<()> {
+    let text_of = |l: &Value| Some((l["key"].as_str()?.to_owned(), l["text"].as_str()?.to_owned()));
+    let texts: Option<BTreeMap<String, String>> =
+        texts.map(journal).transpose()?.map(|lines| lines.iter().filter_map(text_of).collect());
+    let digests = digests(url).await?;
+    let rows = sqlx::query(
+        "SELECT coalesce(r.key, r.source || '#' || r.ordinal) AS name, r.text, r.data, r.dim, r.encoding, r.model,
+                r.model_digest, c.document_prefix
+         FROM record_vector r JOIN collection c ON c.name = r.collection WHERE NOT r.tombstone ORDER BY 1",
+    );
+    let mut unlike = Vec::new();
+    for r in rows.fetch_all(pool).await.context("reading vectors")? {
+        let (name, model): (String, String) = (r.try_get("name")?, r.try_get("model")?);
+        let (digest, encoding): (String, String) = (r.try_get("model_digest")?, r.try_get("encoding")?);
+        let (prefix, stored): (String, Vec<u8>) = (r.try_get("document_prefix")?, r.try_get("data")?);
+        let text = match &texts {
+            Some(texts) => texts.get(&name).cloned(),
+            None => Some(r.try_get::<String, _>("text")?).filter(|t| !t.is_empty()),
+        };
+        verdict.add("vectors_embedded", 1);
+        let Some(text) = text else {
+            unlike.push(format!("vector '{name}' has no text to compare with"));
+            continue;
+        };
+        if digests.get(model.trim_end_matches(":latest")) != Some(&digest) {
+            unlike.push(format!(
+                "vector '{name}' names digest {digest} for model {model}, which has another or is absent"
+            ));
+            continue;
+        }
+        let asked = ask(&format!("{url}/api/embed"), Some(json!({"model": model, "input": [prefix + &text]}))).await?;
+        let own: Vec<f64> = asked["embeddings"][0].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        let stored: Vec<f64> = stored.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+        let dim = r.try_get::<i32, _>("dim")?.unsigned_abs() as usize;
+        if encoding != "f32" || own.len() != dim || stored.len() != dim {
+            unlike.push(format!("vector '{name}' has dim {dim} in {encoding}, its model makes {} numbers", own.len()));
+        } else if likeness(&stored, &own).is_nan() || likeness(&stored, &own) < ALIKE {
+            unlike.push(format!("vector '{name}' is not that of its chunk: cosine {:.4}", likeness(&stored, &own)));
+        }
+    }
+    verdict.differ("vectors_unlike", &unlike);
+    Ok(())
+}
+
 /// Numbered lines: each of 1 to N stored once.
 async fn lines(pool: &PgPool, n: u64, words: &str, verdict: &mut Verdict) -> Result<()> {
     let rows = sqlx::query("SELECT line FROM record_log WHERE starts_with(line, $1)").bind(words).fetch_all(pool);
@@ -250,6 +336,9 @@ async fn check(args: &Args) -> Result<(Verdict, Vec<Value>)> {
     }
     if let (Some(n), Some(words)) = (args.lines, &args.lines_like) {
         lines(&pool, n, words, &mut verdict).await?;
+    }
+    if let Some(url) = &args.embed_url {
+        vectors(&pool, url.trim_end_matches('/'), args.texts.as_deref(), &mut verdict).await?;
     }
     Ok((verdict, table))
 }

@@ -3,14 +3,13 @@ use crate::words::{broker, node_red};
 use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
-    flowless::{Embedder, MODEL, broker_of, cosine},
+    flowless::{Embedder, MODEL, broker_of},
     hub::TestHub,
     operator::Operator,
     publisher::Publisher,
     wait::{eventually, when},
 };
 use serde_json::json;
-use sqlx::Row;
 
 /// Ten invented notes of two sentences each.
 const NOTES: &[(&str, [&str; 2])] = &[
@@ -117,25 +116,23 @@ async fn docker_search_puts_the_document_that_holds_the_sentence_first() {
     })
     .await;
     for (source, sentences) in NOTES {
-        for (ordinal, sentence) in sentences.iter().enumerate() {
+        for sentence in sentences {
             let hit = best(&mut operator, sentence).await;
             assert_eq!((hit.source.as_str(), hit.rank), (*source, 1), "{sentence}");
-            let sql =
-                "SELECT data, dim, model, model_digest, encoding FROM record_vector WHERE source = $1 AND ordinal = $2";
-            let row = sqlx::query(sql).bind(source).bind(ordinal as i32).fetch_one(&pool).await.expect("stored");
-            assert_eq!(row.get::<String, _>("encoding"), "f32");
-            assert_eq!(row.get::<String, _>("model_digest"), embedder.digest);
-            let stored: Vec<f32> = row
-                .get::<Vec<u8>, _>("data")
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
-                .collect();
-            let own = embedder.embed(sentence).await;
-            assert_eq!(row.get::<i32, _>("dim"), own.len() as i32);
-            let likeness = cosine(&stored, &own);
-            assert!(likeness >= 0.999, "{source}#{ordinal}: stored and own vector differ, cosine {likeness}");
         }
     }
+    // The checker makes each chunk's vector itself, from what was published.
+    let texts = agent.dir().join("texts.jsonl");
+    let line = |(source, sentences): &(&str, [&str; 2])| {
+        let one =
+            |ordinal: usize| json!({"key": format!("{source}#{ordinal}"), "text": sentences[ordinal]}).to_string();
+        one(0) + "\n" + &one(1) + "\n"
+    };
+    std::fs::write(&texts, NOTES.iter().map(line).collect::<String>()).expect("the story's own folder");
+    let asked = ["--embed-url", &embedder.url, "--texts", &texts.display().to_string()];
+    let checked = hub.checker(&asked);
+    assert!(checked.good, "{}", checked.text);
+    assert_eq!(checked.number("vectors_embedded"), 20);
     // No text matching: with every stored text blanked the answers are the same.
     sqlx::query("UPDATE record_vector SET text = ''").execute(&pool).await.expect("the story's own database");
     for (source, sentences) in NOTES {
@@ -143,4 +140,15 @@ async fn docker_search_puts_the_document_that_holds_the_sentence_first() {
             assert_eq!(best(&mut operator, sentence).await.source, *source, "{sentence}");
         }
     }
+    // Negative control: a vector of another chunk, and a digest of another model.
+    for damage in [
+        "UPDATE record_vector SET data = (SELECT data FROM record_vector WHERE key = 'dock-1#0') WHERE key = 'oven-2#1'",
+        "UPDATE record_vector SET model_digest = repeat('0', 64) WHERE key = 'press-7#0'",
+    ] {
+        sqlx::query(damage).execute(&pool).await.expect("the story's own database");
+    }
+    let named = hub.checker(&asked).differences();
+    assert_eq!(named.len(), 2, "{named:?}");
+    assert!(named[0].starts_with("vectors_unlike: vector 'oven-2#1' is not that of its chunk"), "{named:?}");
+    assert!(named[1].starts_with("vectors_unlike: vector 'press-7#0' names digest 0000"), "{named:?}");
 }
