@@ -103,6 +103,20 @@ enum TokenCommand {
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: Option<u32>,
     },
+    /// List the tokens: name, role, when it was made, when it ends. Never the tokens themselves.
+    List(Settings),
+    /// End a token, and with it every login to the page that was made with it.
+    Revoke(TokenName),
+}
+
+/// How tokens are named on the command line.
+#[derive(Debug, Args)]
+struct TokenName {
+    #[command(flatten)]
+    settings: Settings,
+    /// Name of the token; every token of this name ends.
+    #[arg(long)]
+    name: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,11 +188,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Pki { command: PkiCommand::Init(settings) } => {
             runtime()?.block_on(pki_init(prepared(read(&settings)?)?))
         }
-        Command::Admin { command: AdminCommand::Token { command } } => {
-            let TokenCommand::Create { settings, name, role, days } = command;
-            let config = prepared(read(&settings)?)?;
-            runtime()?.block_on(token_create(&config, &name, role.into(), days))
-        }
+        Command::Admin { command: AdminCommand::Token { command } } => runtime()?.block_on(tokens(command)),
         Command::Man => {
             clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).context("writing the page")
         }
@@ -249,6 +259,29 @@ async fn pki_init(config: Config) -> anyhow::Result<()> {
     let pin = keeper.load_and_write().await?;
     println!("{pin}");
     Ok(())
+}
+
+async fn tokens(command: TokenCommand) -> anyhow::Result<()> {
+    match command {
+        TokenCommand::Create { settings, name, role, days } => {
+            token_create(&prepared(read(&settings)?)?, &name, role.into(), days).await
+        }
+        TokenCommand::List(settings) => {
+            let store = Store::open(&database(&prepared(read(&settings)?)?)?)?;
+            for t in store.operator_tokens().await? {
+                let ends = t.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+                println!("{}\t{}\tmade {}\tends {ends}", t.name.escape_debug(), t.role, t.created_at);
+            }
+            Ok(())
+        }
+        TokenCommand::Revoke(TokenName { settings, name }) => {
+            let store = Store::open(&database(&prepared(read(&settings)?)?)?)?;
+            let gone = store.delete_operator_tokens(&name).await?;
+            anyhow::ensure!(gone > 0, "no token is named '{name}'; `redforge-hub admin token list` lists them");
+            println!("{gone} token(s) named '{name}' ended");
+            Ok(())
+        }
+    }
 }
 
 async fn token_create(config: &Config, name: &str, role: Role, days: Option<u32>) -> anyhow::Result<()> {

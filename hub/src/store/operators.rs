@@ -15,7 +15,30 @@ pub struct OperatorRow {
     pub role: String,
 }
 
+/// A token as the administrator sees it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct OperatorTokenRow {
+    pub name: String,
+    pub role: String,
+    pub created_at: OffsetDateTime,
+    pub expires_at: Option<OffsetDateTime>,
+}
+
 impl Store {
+    /// Every token, the oldest first.
+    pub async fn operator_tokens(&self) -> Result<Vec<OperatorTokenRow>, StoreError> {
+        sqlx::query_as("SELECT name, role, created_at, expires_at FROM operator_token ORDER BY created_at, id")
+            .fetch_all(&self.pool)
+            .await
+            .act("listing operators' tokens")
+    }
+
+    /// Forgets every token of this name; says how many.
+    pub async fn delete_operator_tokens(&self, name: &str) -> Result<u64, StoreError> {
+        let gone = sqlx::query("DELETE FROM operator_token WHERE name = $1").bind(name).execute(&self.pool).await;
+        Ok(gone.act("ending an operator's token")?.rows_affected())
+    }
+
     /// Adds a token under its hash.
     pub async fn insert_operator_token(
         &self,

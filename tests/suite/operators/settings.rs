@@ -45,6 +45,10 @@ const WRONG: &[(&str, &str)] = &[
     ("[session]\nconnection_age_s = 0", "session.connection_age_s"),
     ("[session]\nmax_connections = 0", "session.max_connections"),
     ("[postgres]\nbin = '/nowhere/at/all'", "postgres.bin"),
+    ("[retention]\nvector_days = 36501", "retention.vector_days"),
+    ("[retention]\nlog_days = -1", "log_days"),
+    ("[retention]\nevent_days = 36501", "retention.event_days"),
+    ("[retention]\nmeasurement_days = 36501", "retention.measurement_days"),
     ("[log]\nfilter = 'info,=,'", "log.filter"),
     ("[log]\nformat = 'xml'", "log.format"),
     ("[log]\nfromat = 'json'", "fromat"),
@@ -136,6 +140,20 @@ async fn a_hub_is_made_by_hand_on_a_database_that_is_there() {
     by_pin.args(["get", "sites", "--hub", &url, "--token", &token, "--ca-pin", &pin]);
     let out = run(by_pin.env("XDG_CONFIG_HOME", ctl.dir()), PATIENCE);
     assert!(out.status.success(), "{}", text(&out));
+    // A token that leaked is ended, and nothing else with it.
+    let other = hub.tool(&["admin", "token", "create", "--name", "leaked", "--role", "operator"]);
+    let leaked = Ctl::with_token(&hub, String::from_utf8_lossy(&other.stdout).trim());
+    leaked.run(&["get", "hosts"]).good();
+    let listed = text(&hub.tool(&["admin", "token", "list"]));
+    assert!(
+        listed.contains("ann\tadmin") && listed.contains("leaked\toperator") && !listed.contains(&token),
+        "{listed}"
+    );
+    let revoked = hub.tool(&["admin", "token", "revoke", "--name", "leaked"]);
+    assert!(revoked.status.success(), "{}", text(&revoked));
+    leaked.run(&["get", "hosts"]).bad(5);
+    ctl.run(&["get", "hosts"]).good();
+    assert_eq!(hub.tool(&["admin", "token", "revoke", "--name", "leaked"]).status.code(), Some(1));
     let second = hub.tool(&["serve"]);
     assert!(
         !second.status.success() && text(&second).contains("another hub runs on the state folder"),
