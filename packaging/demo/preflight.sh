@@ -18,11 +18,11 @@ preflight() {
   done
 }
 
-# 8 GB where nothing is built yet; a demo that runs already needs little more.
-WANTED_MB=8192 WANTED_AGAIN_MB=1024
+# 8 GB where nothing is built yet; without compiling 3 GB; a demo that runs already needs little more.
 room() {
-  local wanted=$WANTED_MB dir free seen='' device
-  [ ! -e "$STATE/made" ] || wanted=$WANTED_AGAIN_MB
+  local wanted=8192 dir free seen='' device
+  [ -z "${REDFORGE_BIN:-}" ] || wanted=3072
+  [ ! -e "$STATE/made" ] || wanted=1024
   for dir in "$STATE" "$REPO" "$CACHE"; do
     while [ ! -d "$dir" ]; do dir=$(dirname "$dir"); done
     read -r device free < <(df -Pm "$dir" | awk 'NR == 2 {print $6, $4}')

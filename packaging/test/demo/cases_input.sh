@@ -61,7 +61,7 @@ case_little_room() {
   machine_engine
   mkdir -p /var/lib/redforge-demo/small
   mount -t tmpfs -o size=3000m tmpfs /var/lib/redforge-demo/small
-  must_fail small "has 3000 MB free, the demo wants 8192 MB" DEMO=small
+  must_fail small "has 3000 MB free, the demo wants 8192 MB" DEMO=small REDFORGE_BIN=
   umount /var/lib/redforge-demo/small
   down DEMO=small
 }
