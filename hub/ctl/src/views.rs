@@ -18,7 +18,7 @@ fn tone(word: &str) -> Tone {
 
 /// A status word; when its host is not online it is what was last known.
 fn status(word: String, fresh: bool) -> Cell {
-    match (word.is_empty(), fresh) {
+    match (word.is_empty() || word == "Unknown", fresh) {
         (true, _) => toned("Unknown", Tone::Faint),
         (_, true) => {
             let t = tone(&word);
