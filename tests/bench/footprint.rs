@@ -7,9 +7,9 @@ use crate::{
     ground::Ground,
     pass::SOCKET,
     report::{Goal, Report, Subject},
-    rounds::Rounds,
+    rounds::{Rounds, cpu_s},
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use redforge_tests::{
     agent::TestAgent,
     place::{binary, command},
@@ -23,6 +23,8 @@ use std::{
 
 const FLOWFUSE: &str =
     "peers not run: FlowFuse device agent 4.2.1 and tedge-agent 2.0.0, measured before on a like machine";
+/// What the agent logs when the hub has welcomed it.
+const CONNECTED: &str = "connected to the hub";
 const PROFILE: &str = "agent release-small, floor release";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,12 +74,9 @@ impl Running {
 
     /// Seconds of CPU it has used.
     fn cpu_s(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let after = stat.rsplit_once(')').context("a name in brackets")?.1;
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-        // utime and stime, in the kernel's hundredths.
-        Ok((ticks(11) + ticks(12)) / 100.0)
+        let used = cpu_s(self.0.id());
+        ensure!(used > 0.0, "the process is gone");
+        Ok(used)
     }
 }
 
@@ -102,13 +101,15 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
     for n in 1..=ground.rounds() {
         let mut agent = TestAgent::prepare(&format!("idle-{n}"));
         agent.enroll_at(ground.hub().await).await;
+        // Once before it counts: the first start makes the files that every later one finds.
+        drop(Running::start(agent_command(&agent), CONNECTED)?);
         agents.push(agent);
     }
     let starts = Rounds::take(ground, false, async |ground, n| {
         let floor = floor_command(ground, n, &hub)?;
         let (_floor, raw) = Running::start(floor, "floor ready")?;
         let agent = agent_command(&agents[n % agents.len()]);
-        let (_agent, ours) = Running::start(agent, "connected to the hub")?;
+        let (_agent, ours) = Running::start(agent, CONNECTED)?;
         Ok(vec![("floor", raw), ("agent", ours)])
     })
     .await?;
@@ -138,7 +139,7 @@ async fn idle(ground: &mut Ground, agents: &[TestAgent], hub: &str) -> anyhow::R
     let mut pairs = Vec::new();
     for (n, agent) in agents.iter().enumerate() {
         let (floor, agent) = (floor_command(ground, n, hub)?, agent_command(agent));
-        let (agent, _) = Running::start(agent, "connected to the hub")?;
+        let (agent, _) = Running::start(agent, CONNECTED)?;
         let (floor, _) = Running::start(floor, "floor ready")?;
         pairs.push((agent, floor));
     }

@@ -2,7 +2,7 @@
 use crate::{
     ground::Ground,
     report::{Goal, Report, Subject},
-    rounds::Rounds,
+    rounds::{Rounds, cpu_s},
 };
 use anyhow::ensure;
 use redforge_edge::{
@@ -101,14 +101,22 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
             json!({"ask": "sqlite", "dir": dir, "batch": batch, "bytes": BYTES, "seconds": slot.as_secs_f64()})
         };
         let limit = ground.fresh("limit")?;
+        let (own, yard) = (std::process::id(), ground.yard.pid());
+        let before = cpu_s(yard);
         let raw = ground.yard.number(&question(BATCH, &limit), "per_s")?;
-        let ours = batches(&ground.fresh("outbox")?, &record, slot).await?;
+        let raw_cpu = (cpu_s(yard) - before) * 1e6 / (raw * slot.as_secs_f64());
+        let dir = ground.fresh("outbox")?;
+        let before = cpu_s(own);
+        let ours = batches(&dir, &record, slot).await?;
+        let ours_cpu = (cpu_s(own) - before) * 1e6 / (ours * slot.as_secs_f64());
         let raw_100 = ground.yard.ask(&question(100, &limit))?;
         let (single, p99) = singles(&ground.fresh("outbox")?, &record, slot).await?;
         let raw_1 = ground.yard.number(&question(1, &limit), "per_s")?;
         Ok(vec![
             ("raw_1000", raw),
             ("append_1000", ours),
+            ("raw_cpu", raw_cpu),
+            ("append_cpu", ours_cpu),
             ("raw_100", raw_100["per_s"].as_f64().unwrap_or(0.0)),
             ("raw_100_p99_ms", raw_100["p99_ms"].as_f64().unwrap_or(0.0)),
             ("raw_1", raw_1),
@@ -136,6 +144,14 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
             "append_1000",
             "raw_1000",
             Goal::RatioAtLeast(0.85),
+        ),
+        subject(
+            "P1-cpu",
+            "the same, CPU a row, which other work does not change",
+            "us",
+            "append_cpu",
+            "raw_cpu",
+            Goal::Told,
         ),
         subject(
             "P2",

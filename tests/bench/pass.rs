@@ -1,4 +1,5 @@
-//! A reconcile pass that finds everything as it shall be, beside the engine calls alone that any such pass must make.
+//! A reconcile pass that finds everything as it shall be, beside the engine calls alone that such a pass must make:
+//! whoever may not remember what it wrote has to read it.
 use crate::{
     ground::Ground,
     report::{Goal, Report, Subject},
@@ -9,6 +10,7 @@ use redforge_edge::{
     db::ledger::Ledger,
     reconcile::{Deps, Pace, Reconciler},
     runtime::docker::Docker,
+    workload::mosquitto::LIVE_PATH,
 };
 use redforge_shared::{
     clock::SystemClock,
@@ -102,8 +104,10 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
     let times = if ground.quick { 5 } else { 25 };
     let rounds = Rounds::take(ground, false, async |ground, _| {
         let label = format!("redforge.host={host}");
-        let raw = ground.yard.ask(&json!({"ask": "observe", "socket": SOCKET, "label": label, "times": times}))?;
-        ensure!(raw["containers"] == 3, "the limit program saw {} containers", raw["containers"]);
+        let raw = ground
+            .yard
+            .ask(&json!({"ask": "observe", "socket": SOCKET, "label": label, "path": LIVE_PATH, "times": times}))?;
+        ensure!(raw["containers"] == 3 && raw["read"] == 1, "the limit program saw something else: {raw}");
         let mut took = Vec::new();
         for _ in 0..times {
             let begun = Instant::now();

@@ -11,6 +11,8 @@ pub enum Goal {
     RatioAtMost(f64),
     /// The value itself; `what` says where the number comes from.
     ValueAtMost(f64, &'static str),
+    /// Said beside a goal, to explain it.
+    Told,
 }
 
 impl Goal {
@@ -19,14 +21,16 @@ impl Goal {
             Self::RatioAtLeast(r) => format!("ratio >= {r}"),
             Self::RatioAtMost(r) => format!("ratio <= {r}"),
             Self::ValueAtMost(v, what) => format!("value <= {v} ({what})"),
+            Self::Told => "told only".into(),
         }
     }
 
-    fn holds(self, value: f64, ratio: Option<f64>) -> bool {
+    fn holds(self, value: f64, ratio: Option<f64>) -> Option<bool> {
         match self {
-            Self::RatioAtLeast(r) => ratio.is_some_and(|x| x >= r),
-            Self::RatioAtMost(r) => ratio.is_some_and(|x| x <= r),
-            Self::ValueAtMost(v, _) => value <= v,
+            Self::RatioAtLeast(r) => Some(ratio.is_some_and(|x| x >= r)),
+            Self::RatioAtMost(r) => Some(ratio.is_some_and(|x| x <= r)),
+            Self::ValueAtMost(v, _) => Some(value <= v),
+            Self::Told => None,
         }
     }
 }
@@ -63,7 +67,7 @@ impl Report {
         let ratio = (!ratios.is_empty()).then(|| median(ratios.clone()));
         let decided =
             void == 0 || valid.iter().all(|r| !s.sync_bound || r.fdatasync_ms <= crate::rounds::VOID_ABOVE_MS);
-        let met = decided.then(|| s.goal.holds(value, ratio));
+        let met = decided.then(|| s.goal.holds(value, ratio)).flatten();
         let spread = ratios
             .iter()
             .fold(None, |s: Option<(f64, f64)>, r| Some(s.map_or((*r, *r), |(low, high)| (low.min(*r), high.max(*r)))));
@@ -116,6 +120,7 @@ impl Report {
             let met = match e["met"].as_bool() {
                 Some(true) => "met",
                 Some(false) => "NOT MET",
+                None if e["goal"] == "told only" => "-",
                 None => "VOID",
             };
             let text = |k: &str| e[k].as_str().unwrap_or_default().to_owned();

@@ -60,6 +60,27 @@ impl Rounds {
     }
 }
 
+/// Seconds of CPU that a process has used, with those of its children that have ended.
+pub fn cpu_s(pid: u32) -> f64 {
+    stat(pid).map_or(0.0, |(_, own, ended)| own + ended)
+}
+
+/// Seconds of CPU that a process and all its children have used.
+pub fn cpu_of_family_s(parent: u32) -> f64 {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let children: f64 = pids.filter_map(stat).filter(|(of, ..)| *of == parent).map(|(_, own, ended)| own + ended).sum();
+    cpu_s(parent) + children
+}
+
+/// Parent, own seconds, and those of ended children, from the kernel's hundredths.
+fn stat(pid: u32) -> Option<(u32, f64, f64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<f64> = text.rsplit_once(')')?.1.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    let at = |n: usize| fields.get(n).copied().unwrap_or(0.0);
+    Some((at(0) as u32, (at(10) + at(11)) / 100.0, (at(12) + at(13)) / 100.0))
+}
+
 /// The machine's load of the last minute.
 fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();

@@ -27,6 +27,11 @@ impl Yardstick {
         Ok(Self { child, ask, answers })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// One number of the answer to a question. Blocks: meanwhile nothing else shall run.
     pub fn number(&mut self, question: &Value, name: &str) -> anyhow::Result<f64> {
         self.ask(question)?[name].as_f64().with_context(|| format!("the limit program said no '{name}' to {question}"))

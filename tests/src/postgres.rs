@@ -80,6 +80,12 @@ impl Postgres {
         self.must("pg_ctl", &["-D", &self.data(), "-w", "-t", "60", "-l", &log, "-o", &options, "start"]);
     }
 
+    /// The server's first process.
+    pub fn pid(&self) -> u32 {
+        let text = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
+        text.lines().next().and_then(|l| l.parse().ok()).expect("the server runs")
+    }
+
     /// Stops the server at once, as a crash would.
     pub fn down(&self) {
         self.must("pg_ctl", &["-D", &self.data(), "-w", "-t", "60", "-m", "immediate", "stop"]);

@@ -8,7 +8,7 @@ use crate::{
     store::{Store, hints::Hints},
 };
 use futures_util::{Stream, StreamExt as _};
-use ingest::{Answer, Ingest};
+use ingest::{Answer, Decoded, Ingest, decode};
 use redforge_shared::{
     clock::SharedClock,
     daemon::Tasks,
@@ -64,29 +64,44 @@ impl telemetry_server::Telemetry for Service {
         let ending = head.extensions().get::<Connection>().map_or_else(CancellationToken::new, |c| c.ending.clone());
         let (answers, out) = mpsc::channel(MAX_UNACKED_BATCHES * 2);
         let (ingest, stop) = (self.ingest.clone(), self.tasks.stop_token());
+        // Two jobs, so that one batch is decoded while another is committed.
+        let (queue, queued) = mpsc::channel(MAX_UNACKED_BATCHES);
         self.tasks.spawn_job(async move {
-            // What was read is committed even when the sender is gone; only reading ends with the stop.
-            let (queue, queued) = mpsc::channel(MAX_UNACKED_BATCHES);
-            let read = async {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = ending.cancelled() => {}
-                    () = read(inbound, queue) => {}
-                }
-            };
-            tokio::join!(read, answer(ingest, host, queued, answers));
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = ending.cancelled() => {}
+                () = read(host, inbound, queue) => {}
+            }
         });
+        // What was read is committed even when the sender is gone; only reading ends with the stop.
+        self.tasks.spawn_job(answer(ingest, host, queued, answers));
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(out).boxed()))
     }
 }
 
-type Inbound = Result<upload_request::Message, Status>;
+/// A message as far as it can be understood without the database.
+enum Read {
+    Hello(pb::UploadHello),
+    Batch(Decoded),
+    Lost(pb::Lost),
+}
+
+type Inbound = Result<Read, Status>;
+
+fn understand(host: HostId, request: pb::UploadRequest) -> Inbound {
+    match request.message {
+        Some(upload_request::Message::Hello(hello)) => Ok(Read::Hello(hello)),
+        Some(upload_request::Message::Batch(batch)) => decode(host, batch).map(Read::Batch),
+        Some(upload_request::Message::Lost(lost)) => Ok(Read::Lost(lost)),
+        None => Err(Status::invalid_argument("the upload message is empty")),
+    }
+}
 
 /// Reads at most [`MAX_UNACKED_BATCHES`] ahead: beyond that the sender feels HTTP/2's flow control.
-async fn read(mut inbound: Streaming<pb::UploadRequest>, queue: mpsc::Sender<Inbound>) {
+async fn read(host: HostId, mut inbound: Streaming<pb::UploadRequest>, queue: mpsc::Sender<Inbound>) {
     loop {
         let message = match inbound.message().await {
-            Ok(Some(m)) => m.message.ok_or_else(|| Status::invalid_argument("the upload message is empty")),
+            Ok(Some(m)) => understand(host, m),
             Ok(None) => return,
             // Too large or not understood: the sender hears it, if there still is one.
             Err(e) => {
@@ -122,22 +137,17 @@ async fn answer(
     }
 }
 
-async fn handle(
-    ingest: &Ingest,
-    host: HostId,
-    message: upload_request::Message,
-    greeted: &mut bool,
-) -> Result<Option<Answer>, Status> {
+async fn handle(ingest: &Ingest, host: HostId, message: Read, greeted: &mut bool) -> Result<Option<Answer>, Status> {
     match message {
-        upload_request::Message::Hello(_) if *greeted => Err(Status::failed_precondition("a second hello")),
-        upload_request::Message::Hello(hello) => {
+        Read::Hello(_) if *greeted => Err(Status::failed_precondition("a second hello")),
+        Read::Hello(hello) => {
             let committed = ingest.announce(host, hello.streams).await?;
             *greeted = true;
             Ok(Some(upload_response::Message::Welcome(pb::UploadWelcome { committed })))
         }
         _ if !*greeted => Err(Status::failed_precondition("the hello must come first")),
-        upload_request::Message::Batch(batch) => ingest.batch(host, batch).await.map(Some),
-        upload_request::Message::Lost(lost) => {
+        Read::Batch(batch) => ingest.land(host, batch).await.map(Some),
+        Read::Lost(lost) => {
             let stream =
                 pb::OpenStream { stream: lost.stream, max_seq: lost.max_seq, lost: lost.ranges, opened_at: None };
             ingest.announce(host, vec![stream]).await?;

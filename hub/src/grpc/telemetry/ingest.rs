@@ -54,9 +54,9 @@ impl Ingest {
         Self { store, clock, hints, hosts: Arc::default(), partitions_for: Arc::new(AtomicI32::new(i32::MIN)) }
     }
 
-    /// Lands one batch and says what became of it. `Err` ends the stream.
-    pub async fn batch(&self, host: HostId, batch: pb::Batch) -> Result<Answer, Status> {
-        let Decoded { wire, first, last, batch } = decode(host, batch)?;
+    /// Lands one decoded batch and says what became of it. `Err` ends the stream.
+    pub async fn land(&self, host: HostId, decoded: Decoded) -> Result<Answer, Status> {
+        let Decoded { wire, first, last, batch } = decoded;
         let refused = |reason: pb::RefusedReason, seq: u64| {
             upload_response::Message::Refused(pb::Refused {
                 stream: Some(wire.clone()),
@@ -196,7 +196,10 @@ fn announced(host: HostId, s: &pb::OpenStream) -> Result<Announced, InvalidMessa
     Ok(Announced { stream: stream_key(host, s.stream.as_ref())?, max_seq: s.max_seq, lost })
 }
 
-struct Decoded {
+/// A batch that has been read and not yet landed. Decoding needs no database: the door decodes the next batch while the
+/// last one is being committed.
+#[derive(Debug)]
+pub struct Decoded {
     wire: pb::StreamId,
     first: u64,
     last: u64,
@@ -204,8 +207,8 @@ struct Decoded {
     batch: Result<Batch, InvalidMessage>,
 }
 
-/// `Err` when not even the stream can be named: then there is nothing to refuse by name.
-fn decode(host: HostId, batch: pb::Batch) -> Result<Decoded, Status> {
+/// Reads what a host sent. `Err` when not even the stream can be named: then there is nothing to refuse by name.
+pub fn decode(host: HostId, batch: pb::Batch) -> Result<Decoded, Status> {
     let stream = stream_key(host, batch.stream.as_ref()).map_err(|e| invalid(e.within("batch")))?;
     let wire = batch.stream.clone().unwrap_or_default();
     let (first, count) = (batch.first_seq, batch.records.len());

@@ -77,12 +77,13 @@ fn read_response(from: &mut impl std::io::BufRead) -> anyhow::Result<(u16, Vec<u
     }
 }
 
-/// Milliseconds of: networks, volumes, all containers, and each container of this label inspected.
-pub fn observe(socket: &Path, label: &str, times: usize) -> anyhow::Result<Value> {
+/// Milliseconds of: networks, volumes, all containers, each container of this label inspected, and the files that one of
+/// them has mounted at this path read.
+pub fn observe(socket: &Path, label: &str, path: &str, times: usize) -> anyhow::Result<Value> {
     let mut engine = Engine::connect(socket)?;
     let (key, value) = label.split_once('=').context("a label is key=value")?;
     let mut took = Vec::new();
-    let mut inspected = 0;
+    let (mut inspected, mut read) = (0, 0);
     for _ in 0..times {
         let begun = Instant::now();
         engine.call("GET", "/networks", None)?;
@@ -90,14 +91,18 @@ pub fn observe(socket: &Path, label: &str, times: usize) -> anyhow::Result<Value
         let all = engine.call("GET", "/containers/json?all=1", None)?;
         let ours = all.as_array().into_iter().flatten().filter(|c| c["Labels"][key] == value);
         let ids: Vec<String> = ours.filter_map(|c| c["Id"].as_str().map(str::to_owned)).collect();
+        (inspected, read) = (ids.len(), 0);
         for id in &ids {
-            engine.call("GET", &format!("/containers/{id}/json"), None)?;
+            let seen = engine.call("GET", &format!("/containers/{id}/json"), None)?;
+            if seen["Mounts"].as_array().into_iter().flatten().any(|m| m["Destination"] == path) {
+                engine.call("GET", &format!("/containers/{id}/archive?path={path}"), None)?;
+                read += 1;
+            }
         }
-        inspected = ids.len();
         took.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     let (p50, p99) = p50_p99(took);
-    Ok(json!({"p50_ms": p50, "p99_ms": p99, "containers": inspected}))
+    Ok(json!({"p50_ms": p50, "p99_ms": p99, "containers": inspected, "read": read}))
 }
 
 /// Seconds from create to the first HTTP answer of what runs inside.

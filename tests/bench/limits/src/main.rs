@@ -25,8 +25,8 @@ enum Question {
     Sqlite { dir: PathBuf, batch: usize, bytes: usize, seconds: f64 },
     /// Rows of a 768-dimensional vector into a table as wide as the landing table.
     Copy { url: String, method: copy::Method, batch: usize, seconds: f64 },
-    /// One listing of everything and one inspection of each container with this label.
-    Observe { socket: PathBuf, label: String, times: usize },
+    /// One listing of everything, one inspection of each container with this label, and what it has at this path.
+    Observe { socket: PathBuf, label: String, path: String, times: usize },
     /// A container of this image from create until it answers on this port, then removed.
     Container { socket: PathBuf, image: String, port: u16 },
 }
@@ -39,7 +39,7 @@ fn answer(question: Question) -> anyhow::Result<serde_json::Value> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(copy::rows(&url, method, batch, seconds))
         }
-        Question::Observe { socket, label, times } => engine::observe(&socket, &label, times),
+        Question::Observe { socket, label, path, times } => engine::observe(&socket, &label, &path, times),
         Question::Container { socket, image, port } => engine::container(&socket, &image, port),
     }
 }
