@@ -7,6 +7,7 @@ use serde::Deserialize;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Prefix of the environment variables that override settings: `REDFORGE_EDGE__RUNTIME__POOL` is `[runtime] pool`.
@@ -62,6 +63,7 @@ struct WrittenRuntime {
     docker_socket: Option<PathBuf>,
     pool: Option<String>,
     subnet: Option<String>,
+    start_deadline_s: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -109,6 +111,8 @@ pub struct RuntimeConfig {
     pub pool: String,
     /// Fixed subnet instead of a free one of the pool.
     pub subnet: Option<String>,
+    /// How long a new container may take until it works, before the last one that worked comes back.
+    pub start_deadline: Duration,
 }
 
 /// How much the outbox may hold.
@@ -289,6 +293,10 @@ impl Written {
         if let Some(subnet) = &self.runtime.subnet {
             check_block("runtime.subnet", subnet, 29).map_err(value)?;
         }
+        let start_deadline_s = self.runtime.start_deadline_s.unwrap_or(120);
+        if !(10..=86_400).contains(&start_deadline_s) {
+            return Err(value(format!("runtime.start_deadline_s: {start_deadline_s} is not within 10 to 86400")));
+        }
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
@@ -305,6 +313,7 @@ impl Written {
                 docker_socket: self.runtime.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
                 pool,
                 subnet: self.runtime.subnet,
+                start_deadline: Duration::from_secs(start_deadline_s.into()),
             },
             page_listen,
             outbox,
@@ -384,6 +393,7 @@ mod tests {
             ("hub_url = \"http://h:1\"", "hub_url"),
             ("[runtime]\npool = \"10.1.2.3/16\"", "runtime.pool"),
             ("[runtime]\nsubnet = \"10.1.2.0/40\"", "runtime.subnet"),
+            ("[runtime]\nstart_deadline_s = 1", "runtime.start_deadline_s"),
             ("[page]\nlisten = \"0.0.0.0:80\"", "page.listen"),
             ("port_base = 0", "port_base"),
             ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),

@@ -5,42 +5,41 @@
 use crate::{
     db::ledger::{AcceptedDesired, Ledger, LedgerError},
     runtime::{
-        BrokerEndpoint, ContainerState, HostSeen, LogSource, Runtime, RuntimeError,
+        BrokerEndpoint, HostSeen, LogSource, Runtime, RuntimeError,
         names::{Names, Pool},
     },
-    workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError, mosquitto},
+    workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
 };
-use fetch::{Fetched, Fetches};
+use choose::Chosen;
 use futures_util::{StreamExt, stream::BoxStream};
-use memory::{Failed, Remembered};
+use jobs::{Brought, Jobs};
+use memory::Remembered;
 use observe::{AppSeen, FlowSets};
 use redforge_shared::{
     clock::SharedClock,
-    desired::{DesiredState, Workload},
+    desired::DesiredState,
     error::Chain,
     flows,
     ids::{Digest, HostId, Name},
-    report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
+    report::{Health, HostStatus, Phase, Sync},
 };
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use trial::Trials;
 
 mod assess;
+mod choose;
 mod execute;
-mod fetch;
+mod jobs;
 mod memory;
 mod observe;
 pub mod plan;
 mod reduce;
+mod report;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 /// Longest wait between two passes: what no hint told is found out then.
 const TICK: Duration = Duration::from_secs(10);
@@ -87,6 +86,8 @@ pub struct Deps {
     pub pool: Pool,
     /// The internal network's subnet, when it is set by hand.
     pub subnet: Option<String>,
+    /// How long a new container may take until it does what its spec asks for, before the last good one comes back.
+    pub start_deadline: Duration,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -96,7 +97,8 @@ pub struct Reconciler {
     memory: Option<Remembered>,
     secrets: Secrets,
     flow_sets: FlowSets,
-    fetches: Fetches,
+    jobs: Jobs,
+    trials: Trials,
     status: watch::Sender<HostStatus>,
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
@@ -116,10 +118,12 @@ pub enum Pace {
 /// One pass's view of the host.
 struct View {
     accepted: Arc<AcceptedDesired>,
+    chosen: Chosen,
     seen: HostSeen,
     rendered: BTreeMap<Name, Rendered>,
     unmet: BTreeMap<Name, Unmet>,
-    apps: BTreeMap<Name, AppSeen>,
+    /// By container.
+    apps: BTreeMap<String, AppSeen>,
     desired: plan::Desired,
 }
 
@@ -141,7 +145,8 @@ impl Reconciler {
             memory: None,
             secrets: Secrets::new(),
             flow_sets: FlowSets::new(),
-            fetches: Fetches::default(),
+            jobs: Jobs::default(),
+            trials: Trials::default(),
             status: watch::Sender::new(nothing),
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
@@ -166,7 +171,7 @@ impl Reconciler {
     /// Passes until `stop`. A pass that is cut off is as good as one that a crash cut off.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut ledger = self.deps.ledger.subscribe();
-        let fetched = self.fetches.done();
+        let done = self.jobs.done();
         let mut events: Option<BoxStream<'static, ()>> = None;
         let mut wait = SOON;
         loop {
@@ -184,7 +189,7 @@ impl Reconciler {
             tokio::select! {
                 () = stop.cancelled() => return,
                 news = ledger.changed() => if news.is_err() { return },
-                () = fetched.notified() => gather = GATHER,
+                () = done.notified() => {}
                 event = events_now.next() => match event {
                     Some(()) => gather = GATHER,
                     // The engine went away; it is asked again after the next pass.
@@ -231,17 +236,19 @@ impl Reconciler {
         memory: &mut Remembered,
     ) -> Result<Pace, ReconcileError> {
         let ledger = self.deps.ledger.clone();
-        for fetched in self.fetches.take_ended() {
-            if let Fetched::Image { reference, image } = fetched {
+        for brought in self.jobs.take_ended() {
+            if let Brought::Image { reference, image } = brought {
                 memory.set_image(&ledger, &reference, Some(image)).await?;
             }
         }
-        self.draw_secrets(&accepted.state).await?;
-        self.read_flow_sets(&accepted.state).await;
-        memory.forget_others(&ledger, |n| accepted.state.instance(n.as_str()).is_some()).await?;
+        memory.forget_others(&ledger, &accepted.state).await?;
 
         let view = self.look(accepted, memory).await?;
-        let actual = reduce::actual(&view.accepted.state, &view.seen, &view.apps, &self.flow_sets, self.fetches.busy());
+        let ready = self.ready(&view, memory);
+        let actual = plan::Actual {
+            busy: self.jobs.busy(),
+            ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &ready)
+        };
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
 
         let addresses = addresses(&view.seen);
@@ -250,18 +257,19 @@ impl Reconciler {
             names: &self.names,
             runtime: &self.deps.runtime,
             ledger: &ledger,
-            desired: &view.accepted.state,
+            desired: &view.chosen.state,
             rendered: &view.rendered,
             secrets: &self.secrets,
             flow_sets: &self.flow_sets,
             addresses: &addresses,
             subnets: &subnets,
             memory,
-            fetches: &mut self.fetches,
+            jobs: &mut self.jobs,
         };
         let faults = deeds.take_all(&steps).await;
         self.remember_failures(&view, &faults, memory).await?;
-        let changed = self.report(&view, &faults, memory).await?;
+        let changed = self.report(&view, &actual, &faults, memory).await?;
+        self.end_trials(&view, &ready, &faults, memory).await?;
         self.publish_sources(&view);
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
@@ -272,13 +280,16 @@ impl Reconciler {
         })
     }
 
-    async fn look(&self, accepted: Arc<AcceptedDesired>, memory: &Remembered) -> Result<View, ReconcileError> {
+    async fn look(&mut self, accepted: Arc<AcceptedDesired>, memory: &Remembered) -> Result<View, ReconcileError> {
         let site = self.deps.ledger.site().await.map_err(ReconcileError::Ledger)?;
+        let chosen = choose::choose(&accepted.state, &site, memory);
+        self.draw_secrets(&chosen.state).await?;
+        self.read_flow_sets(&chosen.state).await;
         let seen = self.deps.runtime.observe(&self.names).await.map_err(ReconcileError::Runtime)?;
         let (mut rendered, mut unmet) = (BTreeMap::new(), BTreeMap::new());
-        let state = &accepted.state;
+        let state = &chosen.state;
         for spec in &state.instances {
-            let Some(image) = memory.images.get(&spec.image) else { continue };
+            let Some(image) = chosen.image(spec, memory) else { continue };
             let site_nonce = site.nonces.get(&spec.name).map(String::as_str).unwrap_or_default();
             let around = Surroundings { names: &self.names, desired: state, secrets: &self.secrets, site_nonce };
             match workload::render(spec, image, around) {
@@ -288,7 +299,7 @@ impl Reconciler {
         }
         let desired = reduce::desired(&self.names, state, &site, &rendered, &unmet);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
-        Ok(View { accepted, seen, rendered, unmet, apps, desired })
+        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired })
     }
 
     /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.
@@ -342,126 +353,8 @@ impl Reconciler {
         let kept = kept.and_then(|b| String::from_utf8(b).ok());
         Ok(kept.into_iter().chain(self.deps.pool.subnets()).collect())
     }
-
-    async fn remember_failures(
-        &self,
-        view: &View,
-        faults: &execute::Faults,
-        memory: &mut Remembered,
-    ) -> Result<(), ReconcileError> {
-        for wanted in &view.desired.instances {
-            let fault = faults.get(&Some(wanted.name.clone())).filter(|f| f.is_final());
-            let reason = fault.and_then(assess::fault_reason);
-            let outdated = memory.failed.get(&wanted.name).is_some_and(|f| f.spec != wanted.spec);
-            if let Some((reason, names)) = reason {
-                let failed = Failed { spec: wanted.spec, reason, names };
-                memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
-            } else if outdated {
-                memory.set_failed(&self.deps.ledger, &wanted.name, None).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Publishes the host's status; says whether it is another than before.
-    async fn report(
-        &self,
-        view: &View,
-        faults: &execute::Faults,
-        memory: &mut Remembered,
-    ) -> Result<bool, ReconcileError> {
-        let now = self.deps.clock.now();
-        let before = self.status.borrow().clone();
-        let mut instances = Vec::new();
-        for (spec, wanted) in view.accepted.state.instances.iter().zip(&view.desired.instances) {
-            let status = assess::assess(
-                &assess::Glance {
-                    spec,
-                    wanted,
-                    unmet: view.unmet.get(&spec.name),
-                    container: view.seen.containers.iter().find(|c| c.instance == spec.name),
-                    app: view.apps.get(&spec.name),
-                    foreign: &view.seen.foreign,
-                    fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
-                    memory,
-                    fetches: &self.fetches,
-                    flow_sets: &self.flow_sets,
-                    before: before.instances.iter().find(|b| b.name == spec.name),
-                },
-                now,
-            );
-            if (status.phase, status.health, status.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate) {
-                memory.set_good(&self.deps.ledger, &spec.name, wanted.spec).await?;
-            }
-            instances.push(status);
-        }
-        let status = reduce::host_status(&view.accepted, instances);
-        Ok(self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status))
-    }
-
-    /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.
-    fn report_blind(&self, accepted: &AcceptedDesired, error: &ReconcileError) {
-        let unreachable = matches!(error, ReconcileError::Runtime(RuntimeError::Unreachable(_)));
-        let before = self.status.borrow().clone();
-        let now = self.deps.clock.now();
-        let blind = |spec: &redforge_shared::desired::InstanceSpec| {
-            let known = before.instances.iter().find(|b| b.name == spec.name).cloned();
-            let mut status = known.unwrap_or_else(|| InstanceStatus {
-                name: spec.name.clone(),
-                kind: spec.workload.kind().into(),
-                phase: Phase::Pending,
-                health: Health::Unknown,
-                sync: Sync::OutOfDate,
-                reason: None,
-                names: vec![],
-                container_id: None,
-                restarts: 0,
-                exit_code: None,
-                changed_at: now,
-                memory_limit_bytes: 0,
-                cpu_limit_millicores: 0,
-            });
-            if status.health != Health::Unknown {
-                status.changed_at = now;
-            }
-            status.health = Health::Unknown;
-            status
-        };
-        let status = HostStatus {
-            generation: accepted.generation,
-            spec_sha256: Some(accepted.sha256),
-            health: Health::Error,
-            sync: Sync::OutOfDate,
-            reason: unreachable.then_some(Reason::RuntimeUnreachable),
-            names: vec![],
-            instances: accepted.state.instances.iter().map(blind).collect(),
-        };
-        self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status);
-    }
-
-    fn publish_sources(&self, view: &View) {
-        let (mut brokers, mut logs) = (Vec::new(), Vec::new());
-        for spec in &view.accepted.state.instances {
-            let Some(c) = view.seen.containers.iter().find(|c| c.instance == spec.name) else { continue };
-            let source =
-                LogSource { instance: spec.name.clone(), container_id: c.id.clone(), collect: spec.collect_logs };
-            logs.push(source);
-            if let (Workload::Mosquitto(_), ContainerState::Running, Some(address)) =
-                (&spec.workload, c.state, c.address)
-            {
-                brokers.push(BrokerEndpoint {
-                    instance: spec.name.clone(),
-                    addr: SocketAddr::new(address, mosquitto::PORT),
-                    user: mosquitto::AGENT_USER.into(),
-                    password: mosquitto::password(&self.secrets, &spec.name, mosquitto::AGENT_USER),
-                });
-            }
-        }
-        self.brokers.send_if_modified(|b| std::mem::replace(b, brokers.clone()) != brokers);
-        self.logs.send_if_modified(|l| std::mem::replace(l, logs.clone()) != logs);
-    }
 }
 
-fn addresses(seen: &HostSeen) -> BTreeMap<Name, IpAddr> {
-    seen.containers.iter().filter_map(|c| Some((c.instance.clone(), c.address?))).collect()
+fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {
+    seen.containers.iter().filter_map(|c| Some((c.id.clone(), c.address?))).collect()
 }

@@ -107,6 +107,7 @@ async fn start(
         host: enrolled.host_id,
         pool: config.runtime.pool.parse().context("runtime.pool")?,
         subnet: config.runtime.subnet.clone(),
+        start_deadline: config.runtime.start_deadline,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     tasks.spawn("reconcile", reconciler.run(stop.clone()));

@@ -123,6 +123,15 @@ impl ContainerSpec {
     }
 }
 
+/// Which of an instance's containers one is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub instance: &'a Name,
+    pub replica: u32,
+    /// Is it found under the instance's name? One that comes up beside another is not, until it takes over.
+    pub named: bool,
+}
+
 /// A named volume at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
@@ -215,6 +224,8 @@ pub struct ContainerSeen {
     pub restarts: u32,
     /// On our internal network.
     pub address: Option<IpAddr>,
+    /// Do the others on the internal network find it under its instance's name?
+    pub named: bool,
     /// Is it joined to the network that reaches beyond the host?
     pub outside: bool,
     pub memory_limit_bytes: u64,
@@ -344,13 +355,15 @@ pub trait Runtime: Send + Sync {
         volume: &'a str,
         files: &'a [File],
     ) -> Boxed<'a, Done<()>>;
-    /// Creates the container on the internal network under the instance's name. Ours of that name already there: fine.
+    /// Creates the container on the internal network. Ours of that name already there: fine.
     fn create_container<'a>(
         &'a self,
         names: &'a Names,
-        instance: &'a Name,
+        place: Place<'a>,
         spec: &'a ContainerSpec,
     ) -> Boxed<'a, Done<()>>;
+    /// Lets the others on the internal network find the container under the instance's name. Its address may change.
+    fn name_container<'a>(&'a self, names: &'a Names, instance: &'a Name, container: &'a str) -> Boxed<'a, Done<()>>;
     /// Joins a container to the network that reaches beyond the host.
     fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>>;
     fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;

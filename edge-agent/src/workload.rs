@@ -119,7 +119,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         if !plausible_path(&volume.path) {
             return Err(Unmet::Spec(format!("instances[{}].volumes[{index}].path", spec.name)));
         }
-        let name = around.names.volume(&spec.name, volume.name.as_str());
+        let name = around.names.volume(&spec.name, &volume.name);
         data.insert(name.clone());
         mounts.push(MountSpec { volume: name, path: volume.path.clone(), read_only: false });
     }
@@ -152,20 +152,13 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
     // What the image declares as a volume would become a volume without a name, lost with its container.
     for path in &image.volumes {
         if mounts.iter().all(|m| m.path.trim_end_matches('/') != path.trim_end_matches('/')) {
-            let name = around.names.volume(&spec.name, &volume_slug(path));
+            let name = around.names.image_volume(&spec.name, path);
             rendered.data.insert(name.clone());
             mounts.push(MountSpec { volume: name, path: path.clone(), read_only: false });
         }
     }
     rendered.container.mounts = mounts;
     Ok(rendered)
-}
-
-/// A volume's name for a path of the image: readable, and two paths never share one.
-fn volume_slug(path: &str) -> String {
-    let words: String =
-        path.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    format!("vol-{}-{}", words.to_ascii_lowercase(), &Digest::of(path.as_bytes()).hex()[..6])
 }
 
 fn plausible_path(path: &str) -> bool {

@@ -151,6 +151,7 @@ fn run(id: HostId, ledger: &Ledger, dir: &tempfile::TempDir) -> (watch::Receiver
         host: id,
         pool: "10.231.64.0/18".parse().expect("a pool"),
         subnet: None,
+        start_deadline: Duration::from_secs(20),
     });
     let (status, tasks) = (reconciler.status(), Tasks::new());
     tasks.spawn("reconcile", reconciler.run(tasks.stop_token()));

@@ -4,10 +4,10 @@
 //! from the spec or its flow set only, never from a container.
 use super::{
     ReconcileError,
-    fetch::Fetches,
+    jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
-    plan::{self, Blueprint, fetch_key},
+    plan::{self, Blueprint, job_key},
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
@@ -22,7 +22,7 @@ use redforge_shared::{
     ids::Digest,
     report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Reason, Sync},
 };
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Everything about one instance at one moment.
 pub struct Glance<'a> {
@@ -31,11 +31,14 @@ pub struct Glance<'a> {
     pub unmet: Option<&'a Unmet>,
     pub container: Option<&'a ContainerSeen>,
     pub app: Option<&'a AppSeen>,
-    /// Names of ours that others bear.
-    pub foreign: &'a std::collections::BTreeSet<String>,
+    /// Names that it needs and others bear.
+    pub blocked: &'a [String],
+    /// Why the spec that was asked for is not the one that runs.
+    pub back: Option<&'a Failed>,
+    pub now: OffsetDateTime,
     pub fault: Option<&'a ReconcileError>,
     pub memory: &'a Remembered,
-    pub fetches: &'a Fetches,
+    pub jobs: &'a Jobs,
     pub flow_sets: &'a FlowSets,
     pub before: Option<&'a InstanceStatus>,
 }
@@ -52,8 +55,8 @@ fn because(phase: Phase, health: Health, sync: Sync, reason: Reason) -> Verdict 
 }
 
 /// The instance's status.
-pub fn assess(g: &Glance<'_>, now: OffsetDateTime) -> InstanceStatus {
-    let Verdict(phase, health, sync, reason, names) = judge(g);
+pub fn assess(g: &Glance<'_>) -> InstanceStatus {
+    let Verdict(phase, health, sync, reason, names) = gone_back(g, judge(g));
     let c = g.container;
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
     InstanceStatus {
@@ -66,11 +69,64 @@ pub fn assess(g: &Glance<'_>, now: OffsetDateTime) -> InstanceStatus {
         names: names.into_iter().take(MAX_NAMES).map(bounded).collect(),
         container_id: c.map(|c| c.id.clone()),
         restarts: c.map_or(0, |c| c.restarts),
-        exit_code: c.filter(|c| c.state != ContainerState::Running && !c.started_at.is_empty()).map(|c| c.exit_code),
-        changed_at: g.before.filter(same).map_or(now, |b| b.changed_at),
+        exit_code: exit_code(g),
+        changed_at: g.before.filter(same).map_or(g.now, |b| b.changed_at),
         memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
     }
+}
+
+/// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.
+fn exit_code(g: &Glance<'_>) -> Option<i32> {
+    let c = g.container?;
+    if c.state == ContainerState::Running {
+        return before_of(g, c).filter(|_| is_looping(g, c)).and_then(|b| b.exit_code);
+    }
+    (!c.started_at.is_empty() && c.state != ContainerState::Created).then_some(c.exit_code)
+}
+
+/// The last good spec runs in place of the one that was asked for; on the way there the status says so too.
+fn gone_back(g: &Glance<'_>, verdict: Verdict) -> Verdict {
+    let Some(Failed { reason, names, .. }) = g.back else { return verdict };
+    let Verdict(phase, health, sync, own, own_names) = verdict;
+    match sync {
+        Sync::UpToDate if own != Some(Reason::Suspended) => {
+            Verdict(phase, health, Sync::RolledBack, Some(*reason), names.clone())
+        }
+        Sync::Updating => Verdict(phase, health, sync, Some(*reason), names.clone()),
+        _ => Verdict(phase, health, sync, own, own_names),
+    }
+}
+
+/// Does this container do what its spec asks for, and has it for long enough to be trusted?
+pub fn is_ready(g: &Glance<'_>) -> bool {
+    let Some(c) = g.container else { return false };
+    let Verdict(phase, health, sync, ..) = lived(g, c);
+    (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate) && up_for(c, g.now).is_none_or(settled)
+}
+
+/// A container that ended this soon after its start may be one that never comes up.
+const SETTLED: time::Duration = time::Duration::seconds(10);
+
+fn settled(up: time::Duration) -> bool {
+    up >= SETTLED
+}
+
+/// None: the engine does not say since when.
+fn up_for(c: &ContainerSeen, now: OffsetDateTime) -> Option<time::Duration> {
+    Some(now - OffsetDateTime::parse(&c.started_at, &Rfc3339).ok()?)
+}
+
+/// What was said of this same container in the last pass.
+fn before_of<'a>(g: &'a Glance<'_>, c: &ContainerSeen) -> Option<&'a InstanceStatus> {
+    g.before.filter(|b| b.container_id.as_deref() == Some(&c.id))
+}
+
+/// It ended by itself, was brought back, and has not run for long enough to say that it stays up.
+fn is_looping(g: &Glance<'_>, c: &ContainerSeen) -> bool {
+    c.restarts > 0
+        && up_for(c, g.now).is_some_and(|up| !settled(up))
+        && before_of(g, c).is_some_and(|b| b.phase == Phase::Crashed)
 }
 
 fn bounded(name: String) -> String {
@@ -117,11 +173,8 @@ fn hindered(g: &Glance<'_>) -> Option<Verdict> {
     if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
     }
-    if let Blueprint::Ready(shape) = &g.wanted.blueprint {
-        let taken: Vec<_> = shape.names().filter(|n| g.foreign.contains(*n)).cloned().collect();
-        if !taken.is_empty() {
-            return Some(Verdict(phase, Health::Error, Sync::Failed, Some(Reason::ForeignObject), taken));
-        }
+    if !g.blocked.is_empty() {
+        return Some(Verdict(phase, Health::Error, Sync::Failed, Some(Reason::ForeignObject), g.blocked.to_vec()));
     }
     let (reason, names) = g.fault.and_then(fault_reason)?;
     Some(Verdict(phase, Health::Error, Sync::OutOfDate, Some(reason), names))
@@ -164,14 +217,14 @@ fn unmet(g: &Glance<'_>) -> Verdict {
 fn without_image(g: &Glance<'_>) -> Verdict {
     let serving = g.container.is_some_and(serves);
     let health = if serving { Health::Healthy } else { Health::Unknown };
-    let key = fetch_key::image(&g.spec.image);
-    match g.fetches.failure(&key) {
+    let key = job_key::image(&g.spec.image);
+    match g.jobs.failure(&key) {
         Some(reason) => {
             let phase = g.container.map_or(Phase::Pending, phase_of);
             let health = if serving { Health::Degraded } else { Health::Error };
             Verdict(phase, health, Sync::OutOfDate, Some(reason), vec![g.spec.image.clone()])
         }
-        None if g.fetches.is_running(&key) => plain(Phase::Pulling, health, Sync::Updating),
+        None if g.jobs.is_running(&key) => plain(Phase::Pulling, health, Sync::Updating),
         None => plain(g.container.map_or(Phase::Pending, phase_of), health, Sync::Updating),
     }
 }
@@ -197,6 +250,10 @@ fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
         ContainerState::Removing => plain(Phase::Stopping, Health::Unknown, Sync::Updating),
         ContainerState::Restarting | ContainerState::Exited | ContainerState::Dead => {
             let reason = if c.oom_killed { Reason::OutOfMemory } else { Reason::ContainerExited };
+            because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
+        }
+        ContainerState::Running if is_looping(g, c) => {
+            let reason = before_of(g, c).and_then(|b| b.reason).unwrap_or(Reason::ContainerExited);
             because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
         }
         ContainerState::Running => match (&g.spec.workload, g.app) {
@@ -276,7 +333,7 @@ fn models(g: &Glance<'_>, w: &Ollama, held: &std::collections::BTreeMap<String, 
     }
     let names = || lacking.iter().map(|(m, _)| m.name.clone()).collect::<Vec<_>>();
     let failure = lacking.iter().find_map(|(m, state)| {
-        let failed = g.fetches.failure(&fetch_key::model(&g.spec.name, &m.name))?;
+        let failed = g.jobs.failure(&job_key::model(&g.spec.name, &m.name))?;
         Some(if *state == ModelState::Other { Reason::ModelDigest } else { failed })
     });
     match failure {

@@ -4,14 +4,14 @@
 //! fails, everything does.
 use super::{
     ReconcileError,
-    fetch::Fetches,
+    jobs::Jobs,
     memory::Remembered,
     observe::FlowSets,
-    plan::{Purpose, Step, fetch_key},
+    plan::{Purpose, Step, job_key},
 };
 use crate::{
     db::ledger::Ledger,
-    runtime::{Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
+    runtime::{Place, Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
     workload::{Rendered, Secrets, node_red},
 };
 use redforge_shared::{
@@ -37,12 +37,12 @@ pub struct Deeds<'a> {
     pub rendered: &'a BTreeMap<Name, Rendered>,
     pub secrets: &'a Secrets,
     pub flow_sets: &'a FlowSets,
-    /// Of running containers.
-    pub addresses: &'a BTreeMap<Name, IpAddr>,
+    /// Of running containers, by id.
+    pub addresses: &'a BTreeMap<String, IpAddr>,
     /// Subnets for the internal network, the best first.
     pub subnets: &'a [String],
     pub memory: &'a mut Remembered,
-    pub fetches: &'a mut Fetches,
+    pub jobs: &'a mut Jobs,
 }
 
 /// Steps that failed, by instance; under `None` what all instances need.
@@ -100,11 +100,13 @@ impl Deeds<'_> {
             Step::Stop { instance, id, .. } => {
                 // The longest that any kind asks for: the instance may no longer be rendered.
                 let timeout_s = self.rendered.get(instance).map_or(60, |r| r.container.stop_timeout_s);
-                runtime.stop_container(id, timeout_s).await
+                self.jobs.stop(job_key::stop(id), runtime, id.clone(), timeout_s);
+                return Ok(());
             }
             Step::Remove { id, .. } => runtime.remove_container(id).await,
-            Step::Create { instance, .. } => {
-                let created = runtime.create_container(names, instance, &self.rendered(instance)?.container).await;
+            Step::Create { instance, replica, named, .. } => {
+                let place = Place { instance, replica: *replica, named: *named };
+                let created = runtime.create_container(names, place, &self.rendered(instance)?.container).await;
                 if let Err(RuntimeError::ImageMissing { .. }) = &created {
                     self.forget_image(instance).await?;
                 }
@@ -112,23 +114,24 @@ impl Deeds<'_> {
             }
             Step::ConnectOutside { container, .. } => runtime.connect_outside(names, container).await,
             Step::Start { container, .. } => runtime.start_container(container).await,
+            Step::TakeName { instance, container } => runtime.name_container(names, instance, container).await,
             Step::Reload { instance, id, applied } => {
                 runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
                 return self.memory.set_applied(self.ledger, instance, applied).await;
             }
-            Step::DeployFlows { instance, digest, full } => {
-                let (address, token) = self.admin(instance)?;
+            Step::DeployFlows { instance, id, digest, full } => {
+                let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
                 let deployed = node_red::deploy(address, &token, flows, *full).await;
                 let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
                 return self.memory.set_deployed(self.ledger, instance, *digest, rev).await;
             }
-            Step::StartFlows { instance } => {
-                let (address, token) = self.admin(instance)?;
+            Step::StartFlows { instance, id } => {
+                let (address, token) = self.admin(instance, id)?;
                 let started = node_red::start_flows(address, &token).await;
                 return started.map_err(|e| ReconcileError::Deploy(Box::new(e)));
             }
-            Step::PullModel { instance, model } => return self.pull_model(instance, model),
+            Step::PullModel { instance, id, model } => return self.pull_model(instance, id, model),
             Step::RemoveVolume { volume, .. } => runtime.remove_volume(names, volume).await,
         };
         done.map_err(ReconcileError::Runtime)
@@ -138,8 +141,8 @@ impl Deeds<'_> {
         self.rendered.get(instance).ok_or_else(|| ReconcileError::Vanished(instance.clone()))
     }
 
-    fn admin(&self, instance: &Name) -> Result<(IpAddr, String), ReconcileError> {
-        let address = self.addresses.get(instance).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+    fn admin(&self, instance: &Name, id: &str) -> Result<(IpAddr, String), ReconcileError> {
+        let address = self.addresses.get(id).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
         Ok((*address, node_red::token(self.secrets, instance)))
     }
 
@@ -164,7 +167,7 @@ impl Deeds<'_> {
         match self.runtime.find_image(reference).await.map_err(ReconcileError::Runtime)? {
             Some(image) => self.memory.set_image(self.ledger, reference, Some(image)).await,
             None => {
-                self.fetches.image(fetch_key::image(reference), self.runtime.clone(), reference.to_owned());
+                self.jobs.image(job_key::image(reference), self.runtime.clone(), reference.to_owned());
                 Ok(())
             }
         }
@@ -176,15 +179,15 @@ impl Deeds<'_> {
         self.memory.set_image(self.ledger, &spec.image, None).await
     }
 
-    fn pull_model(&mut self, instance: &Name, model: &str) -> Result<(), ReconcileError> {
+    fn pull_model(&mut self, instance: &Name, id: &str, model: &str) -> Result<(), ReconcileError> {
         let vanished = || ReconcileError::Vanished(instance.clone());
-        let address = self.addresses.get(instance).ok_or_else(vanished)?;
+        let address = self.addresses.get(id).ok_or_else(vanished)?;
         let declared = self.desired.instance(instance.as_str()).and_then(|spec| match &spec.workload {
             Workload::Ollama(o) => o.models.iter().find(|m| m.name == model),
             _ => None,
         });
         let model: Model = declared.ok_or_else(vanished)?.clone();
-        self.fetches.model(fetch_key::model(instance, &model.name), *address, model);
+        self.jobs.model(job_key::model(instance, &model.name), *address, model);
         Ok(())
     }
 }

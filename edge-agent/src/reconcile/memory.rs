@@ -8,11 +8,15 @@ use crate::{
     runtime::ImageSeen,
 };
 use redforge_shared::{
+    desired::{DesiredState, InstanceSpec},
     ids::{Digest, Name},
     report::Reason,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 /// A spec that was refused: it is not tried again until it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +24,18 @@ pub struct Failed {
     pub spec: Digest,
     pub reason: Reason,
     pub names: Vec<String>,
+}
+
+/// What an instance ran when it last was as its spec asked: what it goes back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastGood {
+    /// The spec, and its identity with the restart that the site asked for.
+    pub spec: InstanceSpec,
+    pub identity: Digest,
+    /// What its image reference meant then.
+    pub image: ImageSeen,
+    /// Hash of its container.
+    pub container_hash: String,
 }
 
 /// The flow set that a runtime was given last.
@@ -35,7 +51,7 @@ pub struct Remembered {
     /// By reference.
     pub images: BTreeMap<String, ImageSeen>,
     pub failed: BTreeMap<Name, Failed>,
-    pub last_good: BTreeMap<Name, Digest>,
+    pub last_good: BTreeMap<Name, LastGood>,
     applied: BTreeMap<Name, String>,
     deployed: BTreeMap<Name, Deployed>,
 }
@@ -84,10 +100,11 @@ impl Remembered {
         Ok(())
     }
 
-    pub async fn set_good(&mut self, ledger: &Ledger, instance: &Name, spec: Digest) -> Result<(), ReconcileError> {
-        if self.last_good.get(instance) != Some(&spec) {
-            write(ledger, "last_good", instance.as_str(), Some(&spec)).await?;
-            self.last_good.insert(instance.clone(), spec);
+    pub async fn set_good(&mut self, ledger: &Ledger, good: LastGood) -> Result<(), ReconcileError> {
+        let instance = good.spec.name.clone();
+        if self.last_good.get(&instance) != Some(&good) {
+            write(ledger, "last_good", instance.as_str(), Some(&good)).await?;
+            self.last_good.insert(instance, good);
         }
         Ok(())
     }
@@ -116,8 +133,10 @@ impl Remembered {
         self.deployed.get(instance).is_some_and(|d| d.digest == digest)
     }
 
-    /// Forgets instances that are no longer desired, so that a later one of the same name begins anew.
-    pub async fn forget_others(&mut self, ledger: &Ledger, keep: impl Fn(&Name) -> bool) -> Result<(), ReconcileError> {
+    /// Forgets instances that are no longer desired, so that a later one of the same name begins anew, and image ids that
+    /// nobody refers to any more, so that a later use of the reference asks what it means then.
+    pub async fn forget_others(&mut self, ledger: &Ledger, state: &DesiredState) -> Result<(), ReconcileError> {
+        let keep = |n: &Name| state.instance(n.as_str()).is_some();
         let kinds = [
             ("failed", names_of(&self.failed)),
             ("last_good", names_of(&self.last_good)),
@@ -133,6 +152,12 @@ impl Remembered {
         self.last_good.retain(|n, _| keep(n));
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
+        let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
+        let used: BTreeSet<&str> = specs.map(|s| s.image.as_str()).collect();
+        let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(i.as_str())).cloned().collect();
+        for reference in unused {
+            self.set_image(ledger, &reference, None).await?;
+        }
         Ok(())
     }
 }

@@ -7,9 +7,12 @@ use futures_util::future::join_all;
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, Workload},
     flows::Flows,
-    ids::{Digest, Name},
+    ids::Digest,
 };
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+/// A workload that hangs tells nothing, and holds up the pass for no longer.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// What one workload says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,17 +32,19 @@ pub enum AppSeen {
 /// Flow sets that lie on the host.
 pub type FlowSets = BTreeMap<Digest, Arc<Flows>>;
 
-/// Asks every running workload, all at once.
+/// Asks every running workload, all at once; by container.
 pub async fn apps(
     runtime: &dyn Runtime,
     desired: &DesiredState,
     seen: &HostSeen,
     secrets: &Secrets,
     flow_sets: &FlowSets,
-) -> BTreeMap<Name, AppSeen> {
-    let asked = desired.instances.iter().filter_map(|spec| {
-        let c = seen.containers.iter().find(|c| c.instance == spec.name && c.state == ContainerState::Running)?;
-        Some(app(runtime, spec, c, secrets, flow_sets))
+) -> BTreeMap<String, AppSeen> {
+    let running = seen.containers.iter().filter(|c| c.state == ContainerState::Running);
+    let asked = running.filter_map(|c| {
+        let spec = desired.instance(c.instance.as_str())?;
+        let asking = app(runtime, spec, c, secrets, flow_sets);
+        Some(async { Some((c.id.clone(), tokio::time::timeout(PATIENCE, asking).await.ok()??)) })
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
@@ -50,7 +55,7 @@ async fn app(
     c: &ContainerSeen,
     secrets: &Secrets,
     flow_sets: &FlowSets,
-) -> Option<(Name, AppSeen)> {
+) -> Option<AppSeen> {
     let seen = match (&spec.workload, c.address) {
         (Workload::Mosquitto(_), address) => {
             // Unreadable is as good as wrong: it is written again.
@@ -74,7 +79,7 @@ async fn app(
         (Workload::Ollama(_), Some(address)) => AppSeen::Ollama(ollama::models(address).await.ok()),
         (Workload::NodeRed(_) | Workload::Ollama(_), None) => return None,
     };
-    Some((spec.name.clone(), seen))
+    Some(seen)
 }
 
 async fn accepts(address: Option<IpAddr>, port: u16) -> bool {

@@ -12,7 +12,7 @@ pub mod model;
 mod tests;
 
 pub use model::{
-    Actual, Blueprint, Desired, FlowsSeen, Found, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted, fetch_key,
+    Actual, Blueprint, Desired, FlowsSeen, Found, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted, job_key,
 };
 
 /// The steps, in the order in which they are to be taken.
@@ -39,7 +39,7 @@ pub fn plan(desired: &Desired, memory: &Memory, actual: &Actual) -> Vec<Step> {
 fn remove_undesired(desired: &Desired, actual: &Actual, steps: &mut Vec<Step>) {
     let known: BTreeSet<&Name> = desired.instances.iter().map(|w| &w.name).collect();
     for c in actual.containers.iter().filter(|c| !known.contains(&c.instance)) {
-        take_down(c, steps);
+        take_down(c, actual, steps);
     }
     for (name, volume) in &actual.volumes {
         let rendered = matches!(volume.purpose, Purpose::Config | Purpose::Live);
@@ -53,16 +53,26 @@ fn is_mounted(volume: &str, actual: &Actual) -> bool {
     actual.containers.iter().any(|c| c.volumes.contains(volume))
 }
 
-fn take_down(c: &Found, steps: &mut Vec<Step>) {
+/// Stops a container or, once it has ended, removes it. A stop may take a minute: it runs beside the passes, and the next
+/// pass finds what came of it. True when the container is gone behind these steps.
+fn take_down(c: &Found, actual: &Actual, steps: &mut Vec<Step>) -> bool {
     if c.life.may_run() {
-        steps.push(Step::Stop { instance: c.instance.clone(), container: c.name.clone(), id: c.id.clone() });
+        stop(c, actual, steps);
+        return false;
     }
     steps.push(Step::Remove { instance: c.instance.clone(), container: c.name.clone(), id: c.id.clone() });
+    true
+}
+
+fn stop(c: &Found, actual: &Actual, steps: &mut Vec<Step>) {
+    if !actual.busy.contains(&job_key::stop(&c.id)) {
+        steps.push(Step::Stop { instance: c.instance.clone(), container: c.name.clone(), id: c.id.clone() });
+    }
 }
 
 /// Networks are made when the first container needs them.
 fn ensure_networks(desired: &Desired, actual: &Actual, own: &[Step], steps: &mut Vec<Step>) {
-    let creates = |s: &Step| matches!(s, Step::Create { .. });
+    let creates = |s: &Step| matches!(s, Step::Create { .. } | Step::TakeName { .. });
     if own.iter().any(creates) && !actual.networks.contains(&desired.network) {
         steps.push(Step::EnsureNetwork { name: desired.network.clone(), internal: true });
     }
@@ -72,46 +82,84 @@ fn ensure_networks(desired: &Desired, actual: &Actual, own: &[Step], steps: &mut
     }
 }
 
+/// Names that the instance needs now and that objects of others bear: nothing is done until they are free.
+pub fn blocked_by(wanted: &Wanted, actual: &Actual) -> Vec<String> {
+    let Blueprint::Ready(shape) = &wanted.blueprint else { return vec![] };
+    let slots: &[String] = match own_of(wanted, actual).as_slice() {
+        [] => &shape.slots[..1],
+        // The right one is there: no name is needed.
+        own if own.iter().any(|c| is_right(c, shape)) => &[],
+        _ if shape.exclusive => &shape.slots[..1],
+        _ => &shape.slots,
+    };
+    slots.iter().chain(shape.volumes()).filter(|n| actual.foreign.contains(*n)).cloned().collect()
+}
+
+fn own_of<'a>(wanted: &Wanted, actual: &'a Actual) -> Vec<&'a Found> {
+    actual.containers.iter().filter(|c| c.instance == wanted.name).collect()
+}
+
+fn is_right(c: &Found, shape: &Shape) -> bool {
+    c.hash == shape.hash && c.life != Life::Dead
+}
+
 fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
     // Held at the site: nobody touches it. Failed with exactly this spec: it would only fail again.
     if wanted.hold || memory.failed.get(&wanted.name) == Some(&wanted.spec) {
         return;
     }
-    let mut containers = actual.containers.iter().filter(|c| c.instance == wanted.name);
+    let own = own_of(wanted, actual);
     if wanted.suspend {
-        for c in containers.filter(|c| c.life.may_run()) {
-            steps.push(Step::Stop { instance: c.instance.clone(), container: c.name.clone(), id: c.id.clone() });
-        }
+        own.iter().filter(|c| c.life.may_run()).for_each(|c| stop(c, actual, steps));
         return;
     }
     fetch_flows(wanted, actual, steps);
     let shape = match &wanted.blueprint {
         Blueprint::Ready(shape) => shape,
         Blueprint::NoImage => {
-            if !actual.busy.contains(&fetch_key::image(&wanted.image)) {
+            if !actual.busy.contains(&job_key::image(&wanted.image)) {
                 steps.push(Step::ResolveImage { instance: wanted.name.clone(), image: wanted.image.clone() });
             }
             return;
         }
         Blueprint::Unmet => return,
     };
-    if shape.names().any(|n| actual.foreign.contains(n)) {
+    if !blocked_by(wanted, actual).is_empty() {
         return;
     }
-    let current = containers.find(|c| c.name == shape.container);
-    // More than one is left only by a hand that renamed or copied; ours is the one with the right name.
-    for extra in actual.containers.iter().filter(|c| c.instance == wanted.name && c.name != shape.container) {
-        take_down(extra, steps);
-    }
+    // Two right ones are left only by a hand that copied: the one that the others find under the name stays.
+    let current = own.iter().copied().filter(|c| is_right(c, shape)).max_by_key(|c| (c.named, c.life == Life::Running));
     match current {
-        Some(c) if c.hash == shape.hash && c.life != Life::Dead => keep(wanted, shape, c, memory, actual, steps),
-        other => replace(wanted, shape, other, actual, steps),
+        Some(c) => {
+            keep(wanted, shape, c, memory, actual, steps);
+            hand_over(wanted, shape, c, &own, actual, steps);
+        }
+        None => replace(wanted, shape, &own, actual, steps),
     }
     for (name, volume) in &actual.volumes {
         let old = volume.purpose == Purpose::Config && shape.config.as_ref() != Some(name);
         if old && volume.instance == wanted.name && !is_mounted(name, actual) {
             steps.push(Step::RemoveVolume { instance: wanted.name.clone(), volume: name.clone() });
         }
+    }
+}
+
+/// The right container gets the instance's name, and then the others go: once it is ready, or at once where none of them
+/// serves.
+fn hand_over(wanted: &Wanted, shape: &Shape, current: &Found, own: &[&Found], actual: &Actual, steps: &mut Vec<Step>) {
+    let others: Vec<_> = own.iter().filter(|c| c.id != current.id).collect();
+    let serving = !shape.exclusive && others.iter().any(|c| c.named && c.life == Life::Running);
+    if serving && !current.ready {
+        return;
+    }
+    if !current.named {
+        let (instance, container) = (wanted.name.clone(), current.name.clone());
+        steps.push(Step::TakeName { instance, container });
+        // Its connections broke with the change of its address: the others serve until it is ready again.
+        return;
+    }
+    for other in others {
+        take_down(other, actual, steps);
     }
 }
 
@@ -127,7 +175,7 @@ fn fetch_flows(wanted: &Wanted, actual: &Actual, steps: &mut Vec<Step>) {
 /// The container is the right one: it runs, its live files are right, and what it runs inside is right.
 fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
     let instance = || wanted.name.clone();
-    let live_is_right = shape.live_hash.is_none() || shape.live_hash.as_ref() == actual.live.get(&wanted.name);
+    let live_is_right = shape.live_hash.is_none() || shape.live_hash.as_ref() == actual.live.get(&c.id);
     if !live_is_right && let Some(volume) = &shape.live {
         if !actual.volumes.contains_key(volume) {
             let (volume, purpose) = (volume.clone(), Purpose::Live);
@@ -136,7 +184,7 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
         steps.push(Step::PutLive { instance: instance(), volume: volume.clone() });
     }
     if !c.life.may_run() {
-        start(wanted, shape, c.outside, steps);
+        start(wanted, shape, &c.name, c.outside, steps);
         return;
     }
     if let Some(hash) = shape.live_hash
@@ -148,33 +196,61 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
             steps.push(Step::Reload { instance: instance(), id: c.id.clone(), applied });
         }
     }
-    hot_deploy(wanted, memory, actual, steps);
-    for model in actual.models_lacking.get(&wanted.name).into_iter().flatten() {
-        if !actual.busy.contains(&fetch_key::model(&wanted.name, model)) {
-            steps.push(Step::PullModel { instance: instance(), model: model.clone() });
+    hot_deploy(wanted, c, memory, actual, steps);
+    for model in actual.models_lacking.get(&c.id).into_iter().flatten() {
+        if !actual.busy.contains(&job_key::model(&wanted.name, model)) {
+            steps.push(Step::PullModel { instance: instance(), id: c.id.clone(), model: model.clone() });
         }
     }
 }
 
-fn hot_deploy(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
-    let (Some(digest), Some(seen)) = (wanted.flow_set, actual.flows.get(&wanted.name)) else { return };
+fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
+    let (Some(digest), Some(seen)) = (wanted.flow_set, actual.flows.get(&c.id)) else { return };
     let Some(content) = actual.flow_sets.get(&digest) else { return };
-    let instance = wanted.name.clone();
+    let (instance, id) = (wanted.name.clone(), c.id.clone());
     if seen.hash != Some(*content) || seen.credentials_missing {
         // The runtime still has what it was given, and shows it in another form: giving it again changes nothing.
         let given = memory.deployed.get(&wanted.name).is_some_and(|(d, rev)| *d == digest && *rev == seen.rev);
         if !given || seen.credentials_missing {
             let full = !memory.deployed.contains_key(&wanted.name);
-            steps.push(Step::DeployFlows { instance, digest, full });
+            steps.push(Step::DeployFlows { instance, id, digest, full });
         }
     } else if seen.stopped {
-        steps.push(Step::StartFlows { instance });
+        steps.push(Step::StartFlows { instance, id });
     }
 }
 
-/// A new container. Its volumes and files are there before the old one ends; the old one ends before the new one is made,
-/// since they share data volumes, a name and ports.
-fn replace(wanted: &Wanted, shape: &Shape, old: Option<&Found>, actual: &Actual, steps: &mut Vec<Step>) {
+/// A new container. Its volumes and files are there before an old one ends. Where two can stand side by side the new one
+/// comes up beside the old one and [`hand_over`] follows; where they share a volume or a port the old one ends first.
+fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, steps: &mut Vec<Step>) {
+    let ending = |c: &&&Found| actual.busy.contains(&job_key::stop(&c.id));
+    if shape.exclusive && own.iter().any(|c| ending(&c)) {
+        return;
+    }
+    let beside = !shape.exclusive && own.iter().any(|c| c.life == Life::Running);
+    let free = |slot: &&String| own.iter().all(|c| c.name != **slot || (c.life == Life::Down || c.life == Life::Dead));
+    let replica = if beside { shape.slots.iter().position(|s| free(&s)) } else { Some(0) };
+    // Both names are borne by running containers that nobody wants any more: the first of them makes room.
+    let Some(replica) = replica else {
+        if let Some(spare) = own.iter().min_by_key(|c| c.named) {
+            take_down(spare, actual, steps);
+        }
+        return;
+    };
+    ensure_files(wanted, shape, actual, steps);
+    let mut gone = true;
+    for old in own.iter().filter(|c| !beside || !c.life.may_run()) {
+        gone &= take_down(old, actual, steps);
+    }
+    if gone {
+        let (instance, container) = (wanted.name.clone(), shape.slots[replica].clone());
+        let step = Step::Create { instance, container: container.clone(), replica: replica as u32, named: !beside };
+        steps.push(step);
+        start(wanted, shape, &container, false, steps);
+    }
+}
+
+fn ensure_files(wanted: &Wanted, shape: &Shape, actual: &Actual, steps: &mut Vec<Step>) {
     let instance = || wanted.name.clone();
     let volumes = shape.data.iter().map(|v| (v, Purpose::Data));
     let rendered =
@@ -191,15 +267,10 @@ fn replace(wanted: &Wanted, shape: &Shape, old: Option<&Found>, actual: &Actual,
     if let Some(volume) = &shape.live {
         steps.push(Step::PutLive { instance: instance(), volume: volume.clone() });
     }
-    if let Some(old) = old {
-        take_down(old, steps);
-    }
-    steps.push(Step::Create { instance: instance(), container: shape.container.clone() });
-    start(wanted, shape, false, steps);
 }
 
-fn start(wanted: &Wanted, shape: &Shape, connected: bool, steps: &mut Vec<Step>) {
-    let (instance, container) = (|| wanted.name.clone(), || shape.container.clone());
+fn start(wanted: &Wanted, shape: &Shape, container: &str, connected: bool, steps: &mut Vec<Step>) {
+    let (instance, container) = (|| wanted.name.clone(), || container.to_owned());
     if shape.outside && !connected {
         steps.push(Step::ConnectOutside { instance: instance(), container: container() });
     }

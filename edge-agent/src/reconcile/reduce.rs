@@ -18,6 +18,7 @@ use redforge_shared::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What planning may know of the wish.
 pub fn desired(
     names: &Names,
     state: &DesiredState,
@@ -47,7 +48,7 @@ pub fn desired(
 }
 
 /// A spec with the restart that the site asked for: what `failed` remembers.
-fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
+pub fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
     match nonce {
         None => spec.hash(),
         Some(nonce) => Digest::of(&[&spec.hash().0[..], nonce.as_bytes()].concat()),
@@ -56,9 +57,11 @@ fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
 
 fn shape(names: &Names, instance: &Name, r: &Rendered) -> Shape {
     Shape {
-        container: names.container(instance, 0),
+        slots: [0, 1].map(|replica| names.container(instance, replica)),
         hash: r.container.hash().hex(),
         outside: r.container.outside,
+        // Files that are rewritten while they are used belong to one container too.
+        exclusive: !r.data.is_empty() || r.live.is_some() || !r.container.ports.is_empty(),
         data: r.data.clone(),
         config: r.config.as_ref().map(|f| f.volume.clone()),
         live: r.live.as_ref().map(|f| f.volume.clone()),
@@ -66,24 +69,25 @@ fn shape(names: &Names, instance: &Name, r: &Rendered) -> Shape {
     }
 }
 
+/// What planning may know of the host; `ready` are the containers that do what their spec asks for.
 pub fn actual(
     state: &DesiredState,
     seen: &HostSeen,
-    apps: &BTreeMap<Name, AppSeen>,
+    apps: &BTreeMap<String, AppSeen>,
     flow_sets: &FlowSets,
-    busy: BTreeSet<String>,
+    ready: &BTreeSet<String>,
 ) -> plan::Actual {
+    let ours = seen.containers.iter().filter(|c| c.state != ContainerState::Removing);
     let mut actual = plan::Actual {
         networks: seen.networks.keys().cloned().collect(),
-        containers: seen.containers.iter().filter(|c| c.state != ContainerState::Removing).map(found).collect(),
+        containers: ours.map(|c| found(c, ready)).collect(),
         volumes: seen.volumes.iter().map(|(n, v)| (n.clone(), volume(&v.instance, v.purpose))).collect(),
         helpers: seen.helpers.clone(),
         foreign: seen.foreign.clone(),
         flow_sets: flow_sets.iter().map(|(d, f)| (*d, f.hash())).collect(),
-        busy,
         ..plan::Actual::default()
     };
-    for (name, app) in apps {
+    for (id, app) in apps {
         match app {
             AppSeen::NodeRed(s) if s.answers => {
                 let stopped = s.runtime.as_ref().is_some_and(|r| r.state == "stop" && r.error.is_none());
@@ -93,13 +97,14 @@ pub fn actual(
                     stopped,
                     credentials_missing: s.credentials_missing,
                 };
-                actual.flows.insert(name.clone(), flows);
+                actual.flows.insert(id.clone(), flows);
             }
-            AppSeen::Mosquitto { live: Some(live), .. } => drop(actual.live.insert(name.clone(), *live)),
+            AppSeen::Mosquitto { live: Some(live), .. } => drop(actual.live.insert(id.clone(), *live)),
             AppSeen::Ollama(Some(held)) => {
-                if let Some(Workload::Ollama(o)) = state.instance(name.as_str()).map(|s| &s.workload) {
+                let instance = seen.containers.iter().find(|c| c.id == *id).map(|c| c.instance.as_str());
+                if let Some(Workload::Ollama(o)) = instance.and_then(|i| state.instance(i)).map(|s| &s.workload) {
                     let lacking = o.models.iter().filter(|m| ollama::state(m, held) != ModelState::Right);
-                    actual.models_lacking.insert(name.clone(), lacking.map(|m| m.name.clone()).collect());
+                    actual.models_lacking.insert(id.clone(), lacking.map(|m| m.name.clone()).collect());
                 }
             }
             AppSeen::NodeRed(_) | AppSeen::Mosquitto { .. } | AppSeen::Ollama(None) | AppSeen::Container { .. } => {}
@@ -108,7 +113,7 @@ pub fn actual(
     actual
 }
 
-fn found(c: &ContainerSeen) -> Found {
+fn found(c: &ContainerSeen, ready: &BTreeSet<String>) -> Found {
     Found {
         id: c.id.clone(),
         name: c.name.clone(),
@@ -122,6 +127,8 @@ fn found(c: &ContainerSeen) -> Found {
         },
         started_at: c.started_at.clone(),
         outside: c.outside,
+        named: c.named,
+        ready: ready.contains(&c.id),
         volumes: c.volumes.clone(),
     }
 }

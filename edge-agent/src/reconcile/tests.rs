@@ -1,14 +1,16 @@
 //! Whole passes over an engine in memory and a real ledger.
 use super::*;
-use crate::runtime::fake::FakeRuntime;
+use crate::runtime::{ContainerState, fake::FakeRuntime};
 use proptest::prelude::*;
 use redforge_shared::{
     clock::ManualClock,
-    desired::{Container, InstanceSpec, Mosquitto, NodeRed, Resources, SCHEMA, Volume},
+    desired::{Container, InstanceSpec, Mosquitto, NodeRed, Resources, SCHEMA, Volume, Workload},
     policy::Policy,
+    report::{InstanceStatus, Reason},
 };
 
-const IMAGES: [(&str, &[&str]); 3] = [("box", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
+const IMAGES: [(&str, &[&str]); 4] =
+    [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
 
 fn name(s: &str) -> Name {
     s.parse().expect("a name")
@@ -51,16 +53,13 @@ impl Agent {
     async fn on(engine: &Arc<FakeRuntime>, id: HostId) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("a ledger");
-        let deps = |ledger: &Ledger| Deps {
-            ledger: ledger.clone(),
-            runtime: engine.clone(),
-            blobs: dir.path().join("blobs"),
-            clock: Arc::new(ManualClock::new(time::OffsetDateTime::UNIX_EPOCH)),
-            host: id,
-            pool: "10.231.64.0/18".parse().expect("a pool"),
-            subnet: None,
-        };
-        Self { reconciler: Reconciler::new(deps(&ledger)), ledger, id, generation: 0, _dir: dir }
+        let reconciler = Reconciler::new(deps(engine, &ledger, id));
+        Self { reconciler, ledger, id, generation: 0, _dir: dir }
+    }
+
+    /// Another process on the same ledger and engine.
+    fn restart(&mut self, engine: &Arc<FakeRuntime>) {
+        self.reconciler = Reconciler::new(deps(engine, &self.ledger, self.id));
     }
 
     async fn want(&mut self, mut instances: Vec<InstanceSpec>) {
@@ -82,12 +81,30 @@ impl Agent {
     async fn passes(&mut self, n: usize) {
         for _ in 0..n {
             self.reconciler.pass().await;
+            // What runs beside the passes gets its turn; the fake's jobs need no more than one.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
     fn status(&self, instance: &str) -> InstanceStatus {
         let status = self.reconciler.status.borrow();
         status.instances.iter().find(|i| i.name.as_str() == instance).cloned().expect("it is reported")
+    }
+}
+
+fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
+    Deps {
+        ledger: ledger.clone(),
+        runtime: engine.clone(),
+        blobs: PathBuf::new(),
+        clock: Arc::new(ManualClock::new(time::OffsetDateTime::UNIX_EPOCH)),
+        host,
+        pool: "10.231.64.0/18".parse().expect("a pool"),
+        subnet: None,
+        // What is not there at the first look has failed.
+        start_deadline: Duration::ZERO,
     }
 }
 
@@ -164,19 +181,126 @@ async fn rendering_twice_gives_the_same_bytes_after_a_restart_of_the_agent_too()
     agent.want(vec![broker(), flows()]).await;
     agent.passes(4).await;
     engine.take_journal();
-    // Another process on the same ledger and engine.
-    let deps = Deps {
-        ledger: agent.ledger.clone(),
-        runtime: engine.clone(),
-        blobs: PathBuf::new(),
-        clock: agent.reconciler.deps.clock.clone(),
-        host: agent.id,
-        pool: agent.reconciler.deps.pool,
-        subnet: None,
-    };
-    agent.reconciler = Reconciler::new(deps);
+    agent.restart(&engine);
     agent.passes(3).await;
     assert_eq!(engine.take_journal(), Vec::<String>::new());
+}
+
+/// With data, so that two of it cannot run at once; or without.
+fn versioned(image: &str, data: bool) -> InstanceSpec {
+    let mut spec = spec("a", image, Workload::Container(Container::default()));
+    spec.volumes = data.then(|| Volume { name: name("keep"), path: "/keep".into() }).into_iter().collect();
+    spec
+}
+
+fn images_running(engine: &FakeRuntime) -> Vec<String> {
+    let running = |(_, state, _): &(HostId, ContainerState, _)| *state == ContainerState::Running;
+    engine.containers().into_values().filter(running).map(|(.., spec)| spec.image_id).collect()
+}
+
+#[tokio::test]
+async fn a_container_that_ignores_its_stop_holds_up_no_other() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![versioned("box", true), plain("b")]).await;
+    agent.passes(4).await;
+    let slow = agent.reconciler.names.container(&name("a"), 0);
+    engine.stick(&slow, true);
+    let mut other = plain("b");
+    other.image = "box2".into();
+    agent.want(vec![versioned("box2", true), other, plain("c")]).await;
+    agent.passes(8).await;
+    assert_eq!((agent.status("b").sync, agent.status("c").sync), (Sync::UpToDate, Sync::UpToDate));
+    let status = agent.status("a");
+    assert_eq!((status.phase, status.sync), (Phase::Running, Sync::Updating), "it still runs, and is being replaced");
+    engine.take_journal();
+    agent.passes(3).await;
+    assert_eq!(engine.take_journal(), Vec::<String>::new(), "it is asked to end once");
+    engine.stick(&slow, false);
+    agent.passes(4).await;
+    assert_eq!(agent.status("a").sync, Sync::UpToDate);
+    assert_eq!(images_running(&engine), ["sha256:box2"; 2].into_iter().chain(["sha256:box"]).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_never_comes_up_makes_way_for_what_worked_and_is_not_tried_again_unchanged() {
+    for data in [true, false] {
+        let engine = engine();
+        let mut agent = Agent::on(&engine, host(1)).await;
+        agent.want(vec![versioned("box", data)]).await;
+        agent.passes(4).await;
+        engine.crash_image("box2", true);
+        agent.want(vec![versioned("box2", data)]).await;
+        agent.passes(10).await;
+        let status = agent.status("a");
+        assert_eq!((status.phase, status.health, status.sync), (Phase::Running, Health::Healthy, Sync::RolledBack));
+        assert_eq!((status.reason, status.names), (Some(Reason::ContainerExited), vec!["box2".to_owned()]));
+        assert_eq!(agent.reconciler.status.borrow().sync, Sync::RolledBack);
+        assert_eq!(images_running(&engine), ["sha256:box"]);
+        // Neither more passes, nor a new process, nor another generation with the same spec try it again.
+        engine.take_journal();
+        agent.passes(3).await;
+        agent.restart(&engine);
+        agent.want(vec![versioned("box2", data), plain("z")]).await;
+        agent.passes(4).await;
+        let journal = engine.take_journal();
+        assert!(journal.iter().all(|j| j.contains("-z-")), "{journal:?}");
+        assert_eq!(agent.status("a").sync, Sync::RolledBack);
+        // A changed nonce does, and what was wrong has been mended.
+        engine.crash_image("box2", false);
+        let again = InstanceSpec { restart_nonce: "1".into(), ..versioned("box2", data) };
+        agent.want(vec![again]).await;
+        agent.passes(8).await;
+        let status = agent.status("a");
+        assert_eq!((status.sync, status.reason), (Sync::UpToDate, None));
+        assert_eq!(images_running(&engine), ["sha256:box2"]);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_container_makes_way_for_what_worked_at_once() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![versioned("box", true)]).await;
+    agent.passes(4).await;
+    engine.refuse_image("box2");
+    agent.want(vec![versioned("box2", true)]).await;
+    agent.passes(8).await;
+    let status = agent.status("a");
+    assert_eq!((status.sync, status.reason), (Sync::RolledBack, Some(Reason::StartRefused)));
+    assert_eq!(images_running(&engine), ["sha256:box"]);
+}
+
+#[tokio::test]
+async fn with_nothing_to_go_back_to_the_new_one_is_left_to_try_and_says_how_it_ends() {
+    let engine = engine();
+    engine.crash_image("box2", true);
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![versioned("box2", true)]).await;
+    agent.passes(6).await;
+    let status = agent.status("a");
+    assert_eq!((status.phase, status.health, status.sync), (Phase::Crashed, Health::Error, Sync::UpToDate));
+    assert_eq!((status.reason, status.exit_code), (Some(Reason::ContainerExited), Some(7)));
+}
+
+#[tokio::test]
+async fn an_image_reference_means_what_it_meant_when_it_was_first_used() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![plain("a")]).await;
+    agent.passes(3).await;
+    engine.retag("box", "sha256:moved");
+    engine.take_journal();
+    agent.passes(2).await;
+    agent.restart(&engine);
+    agent.passes(3).await;
+    assert_eq!(engine.take_journal(), Vec::<String>::new(), "a moved tag replaced a container");
+    // Once nobody refers to it, the next one who does asks anew.
+    agent.want(vec![]).await;
+    agent.passes(3).await;
+    agent.want(vec![plain("a")]).await;
+    agent.passes(4).await;
+    assert_eq!(images_running(&engine), ["sha256:moved"]);
 }
 
 prop_compose! {
@@ -188,6 +312,9 @@ prop_compose! {
             _ => spec(who, "flows", Workload::NodeRed(NodeRed::default())),
         };
         let [egress, suspend, volume, nonce] = flags;
+        if kind == 0 && nonce {
+            spec.image = "box2".into();
+        }
         spec.egress = egress;
         spec.suspend = suspend;
         spec.restart_nonce = if nonce { "1".into() } else { String::new() };
@@ -221,11 +348,12 @@ proptest! {
                 engine.fail_every(Some(fail_every));
                 agent.passes(4).await;
                 engine.fail_every(None);
-                agent.passes(4).await;
+                agent.passes(8).await;
                 let mine: BTreeMap<_, _> = engine.containers().into_iter().filter(|(_, c)| c.0 == host(1)).collect();
                 let wanted = agent.ledger.desired().expect("accepted").state.instances.clone();
                 for w in &wanted {
-                    let found = mine.get(&agent.reconciler.names.container(&w.name, 0)).map(|c| c.1);
+                    let slots = [0, 1].map(|n| agent.reconciler.names.container(&w.name, n));
+                    let found = slots.iter().find_map(|s| mine.get(s)).map(|c| c.1);
                     match found {
                         Some(state) => assert_eq!(state == ContainerState::Running, !w.suspend, "{}", w.name),
                         None => assert!(w.suspend, "{} is missing", w.name),

@@ -3,7 +3,7 @@
 //! The engine may be away at any time, at the first call too: it is connected lazily and every failure says whether the
 //! same request may succeed later. It decides nothing about instances.
 use crate::runtime::{
-    Boxed, Cause, ContainerSpec, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Runtime,
+    Boxed, Cause, ContainerSpec, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place, Runtime,
     RuntimeError, Signal, VolumePurpose, labels, names::Names,
 };
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
@@ -160,10 +160,14 @@ impl Runtime for Docker {
     fn create_container<'a>(
         &'a self,
         names: &'a Names,
-        instance: &'a Name,
+        place: Place<'a>,
         spec: &'a ContainerSpec,
     ) -> Boxed<'a, Done<()>> {
-        self.make_container(names, instance, spec).boxed()
+        self.make_container(names, place, spec).boxed()
+    }
+
+    fn name_container<'a>(&'a self, names: &'a Names, instance: &'a Name, container: &'a str) -> Boxed<'a, Done<()>> {
+        self.join_under_name(names, instance, container).boxed()
     }
 
     fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>> {

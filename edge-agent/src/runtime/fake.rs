@@ -4,7 +4,7 @@
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
     Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine,
-    Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, names::Names,
+    Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{HostId, Name};
@@ -12,11 +12,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard},
 };
+use tokio::sync::watch;
 
 /// The engine.
 #[derive(Debug, Default)]
 pub struct FakeRuntime {
     world: Mutex<World>,
+    /// Containers whose stop takes until they are taken out of here.
+    stuck: watch::Sender<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +32,10 @@ struct World {
     /// Names that objects without our label bear.
     foreign: BTreeSet<String>,
     taken_subnets: BTreeSet<String>,
+    /// Images whose containers end by themselves at once.
+    crashing: BTreeSet<String>,
+    /// Images whose containers the engine refuses to start.
+    refused: BTreeSet<String>,
     journal: Vec<String>,
     calls: u64,
     fail_every: Option<u64>,
@@ -76,6 +83,35 @@ impl FakeRuntime {
     /// Makes a subnet unusable.
     pub fn take_subnet(&self, subnet: &str) {
         self.world().taken_subnets.insert(subnet.into());
+    }
+
+    /// Another image lies behind the reference from now on.
+    pub fn retag(&self, reference: &str, id: &str) {
+        let seen = ImageSeen { id: id.into(), ..ImageSeen::default() };
+        self.world().images.insert(reference.into(), seen);
+    }
+
+    /// Containers of this reference's image end by themselves at once, or no longer do.
+    pub fn crash_image(&self, reference: &str, crashes: bool) {
+        let mut world = self.world();
+        let id = world.images[reference].id.clone();
+        if crashes {
+            world.crashing.insert(id)
+        } else {
+            world.crashing.remove(&id)
+        };
+    }
+
+    /// The engine refuses to start containers of this reference's image.
+    pub fn refuse_image(&self, reference: &str) {
+        let mut world = self.world();
+        let id = world.images[reference].id.clone();
+        world.refused.insert(id);
+    }
+
+    /// The container ignores SIGTERM and takes as long to end as the test wants.
+    pub fn stick(&self, container: &str, stuck: bool) {
+        self.stuck.send_if_modified(|s| if stuck { s.insert(container.into()) } else { s.remove(container) });
     }
 
     /// What a hand on the engine does to a container.
@@ -126,8 +162,8 @@ impl World {
         Ok(self.containers.get_mut(&key).expect("the key was just found"))
     }
 
-    fn create(&mut self, names: &Names, instance: &Name, spec: &ContainerSpec) -> Done<()> {
-        let name = names.container(instance, 0);
+    fn create(&mut self, names: &Names, place: Place<'_>, spec: &ContainerSpec) -> Done<()> {
+        let name = names.container(place.instance, place.replica);
         if self.foreign.contains(&name) {
             return Err(RuntimeError::Foreign { name });
         }
@@ -144,8 +180,8 @@ impl World {
         let seen = ContainerSeen {
             id: format!("id{}", self.made),
             name: name.clone(),
-            instance: instance.clone(),
-            replica: 0,
+            instance: place.instance.clone(),
+            replica: place.replica,
             hash: spec.hash().hex(),
             state: ContainerState::Created,
             started_at: String::new(),
@@ -153,6 +189,7 @@ impl World {
             oom_killed: false,
             restarts: 0,
             address: None,
+            named: place.named,
             outside: false,
             memory_limit_bytes: spec.memory_bytes.unwrap_or(0),
             cpu_limit_millicores: spec.cpu_millicores.unwrap_or(0),
@@ -261,11 +298,18 @@ impl Runtime for FakeRuntime {
     fn create_container<'a>(
         &'a self,
         names: &'a Names,
-        instance: &'a Name,
+        place: Place<'a>,
         spec: &'a ContainerSpec,
     ) -> Boxed<'a, Done<()>> {
-        let what = format!("create {}", names.container(instance, 0));
-        ready(self.change(what).and_then(|mut world| world.create(names, instance, spec)))
+        let what = format!("create {}", names.container(place.instance, place.replica));
+        ready(self.change(what).and_then(|mut world| world.create(names, place, spec)))
+    }
+
+    fn name_container<'a>(&'a self, _names: &'a Names, _instance: &'a Name, container: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("name {container}")).and_then(|mut world| {
+            world.container(container)?.seen.named = true;
+            Ok(())
+        }))
     }
 
     fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>> {
@@ -281,19 +325,32 @@ impl Runtime for FakeRuntime {
     fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         ready(self.change(format!("start {container}")).and_then(|mut world| {
             let calls = world.calls;
+            let image = world.container(container)?.spec.image_id.clone();
+            if world.refused.contains(&image) {
+                let (act, name, source) = ("start", container.to_owned(), "no such command".into());
+                return Err(RuntimeError::Refused { act, name, source });
+            }
+            let crashes = world.crashing.contains(&image);
             let seen = &mut world.container(container)?.seen;
-            seen.state = ContainerState::Running;
+            seen.state = if crashes { ContainerState::Restarting } else { ContainerState::Running };
+            seen.exit_code = if crashes { 7 } else { 0 };
+            seen.restarts = u32::from(crashes);
             seen.started_at = format!("T{calls}");
             Ok(())
         }))
     }
 
     fn stop_container<'a>(&'a self, container: &'a str, _timeout_s: u32) -> Boxed<'a, Done<()>> {
-        ready(self.change(format!("stop {container}")).map(|mut world| {
+        Box::pin(async move {
+            let name = self.world().container(container).map(|m| m.seen.name.clone()).unwrap_or_default();
+            // The sender lives as long as the engine.
+            drop(self.stuck.subscribe().wait_for(|stuck| !stuck.contains(&name)).await);
+            let mut world = self.change(format!("stop {container}"))?;
             if let Ok(made) = world.container(container) {
                 made.seen.state = ContainerState::Exited;
             }
-        }))
+            Ok(())
+        })
     }
 
     fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {

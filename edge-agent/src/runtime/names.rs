@@ -1,6 +1,8 @@
 //! The names of a host's Docker objects, and the subnets its network may take.
 //!
-//! Two agents on one engine never meet: every name carries the first 8 hex digits of the SHA-256 of the host id.
+//! Two agents on one engine never meet: every name carries the first 8 hex digits of the SHA-256 of the host id. Two
+//! objects of one host never meet either: instances' and volumes' names may contain hyphens, so that in volumes' names an
+//! instance's hyphens are doubled (`my-flows` with volume `data` is `redforge-<h8>-my--flows-data`).
 use redforge_shared::ids::{Digest, HostId, Name};
 use std::net::Ipv4Addr;
 
@@ -33,19 +35,35 @@ impl Names {
         format!("{}-{instance}-{replica}", self.prefix)
     }
 
-    /// A data volume.
-    pub fn volume(&self, instance: &Name, volume: &str) -> String {
-        format!("{}-{instance}-{volume}", self.prefix)
+    /// A data volume that the spec names.
+    pub fn volume(&self, instance: &Name, volume: &Name) -> String {
+        let volume = volume.as_str();
+        // Words that other volumes of the instance begin with.
+        let taken = volume == "live" || ["cfg-", "vol-", "data-"].iter().any(|w| volume.starts_with(w));
+        self.volume_of(instance, &if taken { format!("data-{volume}") } else { volume.to_owned() })
+    }
+
+    /// The data volume of a path that the image declares as one: readable, and two paths never share one.
+    pub fn image_volume(&self, instance: &Name, path: &str) -> String {
+        let words: String =
+            path.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(80).collect();
+        let unique = &Digest::of(path.as_bytes()).hex()[..6];
+        self.volume_of(instance, &format!("vol-{}-{unique}", words.to_ascii_lowercase()))
     }
 
     /// The volume of rendered files with this content.
     pub fn config_volume(&self, instance: &Name, content: Digest) -> String {
-        format!("{}-{instance}-cfg-{}", self.prefix, &content.hex()[..12])
+        self.volume_of(instance, &format!("cfg-{}", &content.hex()[..12]))
     }
 
     /// The volume of files that are reread on a signal.
     pub fn live_volume(&self, instance: &Name) -> String {
-        format!("{}-{instance}-live", self.prefix)
+        self.volume_of(instance, "live")
+    }
+
+    /// No name begins or ends with a hyphen: the first run of hyphens that is not even ends the instance's name.
+    fn volume_of(&self, instance: &Name, rest: &str) -> String {
+        format!("{}-{}-{rest}", self.prefix, instance.as_str().replace('-', "--"))
     }
 
     /// The container that carries files into `volume`.
@@ -101,6 +119,47 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const WORDS: [&str; 9] = ["a", "a-b", "a--b", "b", "b-c", "live", "cfg-0123456789ab", "data-live", "vol-x"];
+
+    fn label() -> impl Strategy<Value = Name> {
+        let made = "[a-b]{1,2}(-{1,3}[a-b0]{1,2}){0,2}";
+        let text = prop_oneof![made, proptest::sample::select(&WORDS[..]).prop_map(str::to_owned)];
+        text.prop_map(|s| s.parse().expect("a name"))
+    }
+
+    proptest! {
+        /// Whatever instances and volumes are called: two different volumes never bear one name.
+        #[test]
+        fn no_two_volumes_of_a_host_bear_one_name(
+            pairs in proptest::collection::btree_set((label(), label()), 1..12),
+            contents in proptest::collection::btree_set(any::<u8>(), 0..3),
+        ) {
+            let names = Names::new(HostId(uuid::Uuid::nil()));
+            let mut all: Vec<String> = pairs.iter().map(|(instance, volume)| names.volume(instance, volume)).collect();
+            for instance in pairs.iter().map(|(i, _)| i).collect::<BTreeSet<_>>() {
+                all.push(names.live_volume(instance));
+                all.push(names.image_volume(instance, "/data"));
+                all.push(names.image_volume(instance, "/Data"));
+                all.extend(contents.iter().map(|c| names.config_volume(instance, Digest::of(&[*c]))));
+            }
+            let unique: BTreeSet<_> = all.iter().collect();
+            prop_assert_eq!(unique.len(), all.len(), "{:?}", all);
+        }
+    }
+
+    #[test]
+    fn a_hyphen_in_the_instance_is_told_from_one_in_the_volume() {
+        let names = Names::new(HostId(uuid::Uuid::nil()));
+        let name = |s: &str| s.parse::<Name>().expect("a name");
+        let tail = |s: String| s.strip_prefix(names.network()).map(str::to_owned).expect("ours");
+        assert_eq!(tail(names.volume(&name("a"), &name("b-c"))), "-a-b-c");
+        assert_eq!(tail(names.volume(&name("a-b"), &name("c"))), "-a--b-c");
+        assert_eq!(tail(names.volume(&name("a"), &name("live"))), "-a-data-live");
+        assert_eq!(tail(names.live_volume(&name("a"))), "-a-live");
+    }
 
     #[test]
     fn names_of_two_hosts_never_meet() {

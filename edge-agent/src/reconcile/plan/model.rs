@@ -45,11 +45,13 @@ pub enum Blueprint {
 /// What of a rendered instance planning must know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// The container's name.
-    pub container: String,
+    /// Names that its containers may bear, by replica; the second is for a container that comes up beside the first.
+    pub slots: [String; 2],
     /// Hash of what only a new container can change.
     pub hash: String,
     pub outside: bool,
+    /// Holds a volume or a port that two containers cannot hold at once.
+    pub exclusive: bool,
     pub data: BTreeSet<String>,
     pub config: Option<String>,
     pub live: Option<String>,
@@ -57,9 +59,9 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Every name that must be free or ours.
-    pub fn names(&self) -> impl Iterator<Item = &String> {
-        std::iter::once(&self.container).chain(&self.data).chain(&self.config).chain(&self.live)
+    /// Every volume that it mounts.
+    pub fn volumes(&self) -> impl Iterator<Item = &String> {
+        self.data.iter().chain(&self.config).chain(&self.live)
     }
 }
 
@@ -84,15 +86,15 @@ pub struct Actual {
     pub helpers: Vec<String>,
     /// Names of ours that others bear.
     pub foreign: BTreeSet<String>,
-    /// Hash of the live files as read back.
-    pub live: BTreeMap<Name, Digest>,
+    /// Hash of the live files as read back, by container.
+    pub live: BTreeMap<String, Digest>,
     /// Flow sets on the host, with the hash of their flows.
     pub flow_sets: BTreeMap<Digest, Digest>,
-    /// What answering runtimes run.
-    pub flows: BTreeMap<Name, FlowsSeen>,
-    /// Declared models that answering servers lack, or hold with another content.
-    pub models_lacking: BTreeMap<Name, Vec<String>>,
-    /// Fetches that run, or failed too recently to be tried again.
+    /// What answering runtimes run, by container.
+    pub flows: BTreeMap<String, FlowsSeen>,
+    /// Declared models that answering servers lack, or hold with another content, by container.
+    pub models_lacking: BTreeMap<String, Vec<String>>,
+    /// Jobs that run in the background, or failed too recently to be tried again.
     pub busy: BTreeSet<String>,
 }
 
@@ -107,6 +109,10 @@ pub struct Found {
     pub started_at: String,
     /// Joined to the network that reaches beyond the host.
     pub outside: bool,
+    /// Found under the instance's name by the others.
+    pub named: bool,
+    /// Does what its spec asks for, and has for a while.
+    pub ready: bool,
     pub volumes: BTreeSet<String>,
 }
 
@@ -154,8 +160,8 @@ pub struct FlowsSeen {
     pub credentials_missing: bool,
 }
 
-/// Names of what is fetched in the background.
-pub mod fetch_key {
+/// Names of what is done in the background.
+pub mod job_key {
     use redforge_shared::ids::Name;
 
     /// An image.
@@ -166,6 +172,11 @@ pub mod fetch_key {
     /// A model of an instance.
     pub fn model(instance: &Name, model: &str) -> String {
         format!("model {instance} {model}")
+    }
+
+    /// The stop of a container.
+    pub fn stop(id: &str) -> String {
+        format!("stop {id}")
     }
 }
 
@@ -181,13 +192,14 @@ pub enum Step {
     PutLive { instance: Name, volume: String },
     Stop { instance: Name, container: String, id: String },
     Remove { instance: Name, container: String, id: String },
-    Create { instance: Name, container: String },
+    Create { instance: Name, container: String, replica: u32, named: bool },
     ConnectOutside { instance: Name, container: String },
     Start { instance: Name, container: String },
+    TakeName { instance: Name, container: String },
     Reload { instance: Name, id: String, applied: String },
-    DeployFlows { instance: Name, digest: Digest, full: bool },
-    StartFlows { instance: Name },
-    PullModel { instance: Name, model: String },
+    DeployFlows { instance: Name, id: String, digest: Digest, full: bool },
+    StartFlows { instance: Name, id: String },
+    PullModel { instance: Name, id: String, model: String },
     RemoveVolume { instance: Name, volume: String },
 }
 
@@ -206,9 +218,10 @@ impl Step {
             | Self::Create { instance, .. }
             | Self::ConnectOutside { instance, .. }
             | Self::Start { instance, .. }
+            | Self::TakeName { instance, .. }
             | Self::Reload { instance, .. }
             | Self::DeployFlows { instance, .. }
-            | Self::StartFlows { instance }
+            | Self::StartFlows { instance, .. }
             | Self::PullModel { instance, .. }
             | Self::RemoveVolume { instance, .. } => Some(instance),
         }
@@ -231,15 +244,19 @@ impl fmt::Display for Step {
             Self::PutLive { instance, volume } => write!(f, "{instance}: put live files into {volume}"),
             Self::Stop { instance, container, .. } => write!(f, "{instance}: stop {container}"),
             Self::Remove { instance, container, .. } => write!(f, "{instance}: remove {container}"),
-            Self::Create { instance, container } => write!(f, "{instance}: create {container}"),
+            Self::Create { instance, container, named: true, .. } => write!(f, "{instance}: create {container}"),
+            Self::Create { instance, container, named: false, .. } => {
+                write!(f, "{instance}: create {container} beside the one that serves")
+            }
             Self::ConnectOutside { instance, container } => write!(f, "{instance}: connect {container} to the outside"),
             Self::Start { instance, container } => write!(f, "{instance}: start {container}"),
+            Self::TakeName { instance, container } => write!(f, "{instance}: give {container} the instance's name"),
             Self::Reload { instance, id, .. } => write!(f, "{instance}: reload live files in {id}"),
-            Self::DeployFlows { instance, digest, full } => {
+            Self::DeployFlows { instance, digest, full, .. } => {
                 write!(f, "{instance}: deploy {} {}", if *full { "full" } else { "flows" }, &digest.hex()[..12])
             }
-            Self::StartFlows { instance } => write!(f, "{instance}: start flows"),
-            Self::PullModel { instance, model } => write!(f, "{instance}: pull model {model}"),
+            Self::StartFlows { instance, .. } => write!(f, "{instance}: start flows"),
+            Self::PullModel { instance, model, .. } => write!(f, "{instance}: pull model {model}"),
             Self::RemoveVolume { instance, volume } => write!(f, "{instance}: remove volume {volume}"),
         }
     }

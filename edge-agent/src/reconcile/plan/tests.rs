@@ -20,8 +20,9 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
         suspend: false,
         image: format!("{instance}:1"),
         blueprint: Blueprint::Ready(Box::new(Shape {
-            container: format!("rf-{instance}-0"),
+            slots: [0, 1].map(|n| format!("rf-{instance}-{n}")),
             hash: hash.into(),
+            exclusive: true,
             data: [format!("rf-{instance}-data")].into(),
             ..Shape::default()
         })),
@@ -45,6 +46,8 @@ fn found(instance: &str, hash: &str, life: Life) -> Found {
         life,
         started_at: "T1".into(),
         outside: false,
+        named: true,
+        ready: life == Life::Running,
         volumes: [format!("rf-{instance}-data")].into(),
     }
 }
@@ -108,6 +111,78 @@ fn what_is_no_longer_desired_goes_and_its_data_stays() {
     insta::assert_snapshot!(text(&desired([]), &Memory::default(), &actual));
 }
 
+/// Every pass until nothing is left to do, as text.
+fn passes(desired: &Desired, actual: &mut Actual, after: impl Fn(usize, &mut Actual)) -> String {
+    let (mut memory, mut text) = (Memory::default(), String::new());
+    for pass in 1.. {
+        let steps = plan(desired, &memory, actual);
+        if steps.is_empty() && pass > 3 {
+            break;
+        }
+        let lines: Vec<_> = steps.iter().map(|s| format!("  {s}\n")).collect();
+        text += &format!("pass {pass}\n{}", lines.concat());
+        apply(&steps, desired, &mut memory, actual);
+        after(pass, actual);
+    }
+    text
+}
+
+#[test]
+fn where_two_can_stand_side_by_side_the_new_one_is_healthy_before_the_old_one_goes() {
+    let mut w = wanted("web", 2, "h2");
+    shape(&mut w).exclusive = false;
+    shape(&mut w).data.clear();
+    let mut actual = running([found("web", "h1", Life::Running)]);
+    let slow = |pass: usize, actual: &mut Actual| {
+        actual.containers.iter_mut().for_each(|c| c.ready = c.hash == "h2" && pass >= 2);
+    };
+    insta::assert_snapshot!(passes(&desired([w]), &mut actual, slow));
+}
+
+#[test]
+fn where_they_share_a_volume_the_old_one_ends_first() {
+    let mut w = wanted("db", 2, "h2");
+    shape(&mut w).config = Some("rf-db-cfg-2".into());
+    let mut actual = running([found("db", "h1", Life::Running)]);
+    insta::assert_snapshot!(passes(&desired([w]), &mut actual, |_, _| ()));
+}
+
+#[test]
+fn a_container_that_takes_long_to_end_holds_up_nobody_else() {
+    let mut actual = running([found("slow", "h1", Life::Running), found("quick", "h1", Life::Running)]);
+    actual.busy = [job_key::stop("id-slow")].into();
+    let both = desired([wanted("slow", 2, "h2"), wanted("quick", 2, "h1"), wanted("fresh", 2, "h1")]);
+    insta::assert_snapshot!(text(&both, &Memory::default(), &actual));
+    actual.containers[0].life = Life::Down;
+    actual.busy.clear();
+    insta::assert_snapshot!(text(&desired([wanted("slow", 2, "h2")]), &Memory::default(), &actual));
+}
+
+#[test]
+fn going_back_takes_down_the_one_that_never_came_up_and_touches_nothing_else() {
+    let mut w = wanted("web", 2, "h1");
+    shape(&mut w).exclusive = false;
+    let new = Found {
+        id: "id-new".into(),
+        name: "rf-web-1".into(),
+        named: false,
+        ready: false,
+        ..found("web", "h2", Life::Running)
+    };
+    let actual = running([found("web", "h1", Life::Running), new]);
+    assert_eq!(text(&desired([w]), &Memory::default(), &actual), "web: stop rf-web-1");
+}
+
+#[test]
+fn a_foreign_object_stands_in_the_way_only_of_who_needs_its_name() {
+    let actual = Actual { foreign: ["rf-a-1".to_owned()].into(), ..running([found("a", "h", Life::Running)]) };
+    assert_eq!(blocked_by(&wanted("a", 2, "h"), &actual), Vec::<String>::new(), "the right one is there");
+    assert_eq!(blocked_by(&wanted("a", 2, "other"), &actual), Vec::<String>::new(), "it ends before it is made again");
+    let mut beside = wanted("a", 2, "other");
+    shape(&mut beside).exclusive = false;
+    assert_eq!(blocked_by(&beside, &actual), ["rf-a-1"]);
+}
+
 #[test]
 fn suspended_is_stopped_and_kept() {
     let mut w = wanted("a", 2, "h");
@@ -139,7 +214,7 @@ fn held_failed_foreign_unmet_and_busy_instances_wait() {
     let mut no_image = wanted("a", 2, "h");
     no_image.blueprint = Blueprint::NoImage;
     assert_eq!(plan_of(no_image.clone(), Memory::default(), &actual), "a: resolve image a:1");
-    let busy = Actual { busy: [fetch_key::image("a:1")].into(), ..actual };
+    let busy = Actual { busy: [job_key::image("a:1")].into(), ..actual };
     assert_eq!(plan_of(no_image, Memory::default(), &busy), "");
 }
 
@@ -153,11 +228,11 @@ fn live_files_are_rewritten_and_reread_without_a_new_container() {
     let applied = |what: &str| format!("T1 {}", digest(what).hex());
     let live = VolumeFound { instance: name("broker"), purpose: Purpose::Live };
     actual.volumes.insert("rf-broker-live".into(), live);
-    actual.live = [(name("broker"), digest("users 1"))].into();
+    actual.live = [("id-broker".to_owned(), digest("users 1"))].into();
     let mut memory = Memory { applied: [(name("broker"), applied("users 1"))].into(), ..Memory::default() };
     insta::assert_snapshot!(text(&desired, &memory, &actual));
     // Written and not yet reread: a crash in between.
-    actual.live = [(name("broker"), digest("users 2"))].into();
+    actual.live = [("id-broker".to_owned(), digest("users 2"))].into();
     assert_eq!(text(&desired, &memory, &actual), "broker: reload live files in id-broker");
     memory.applied = [(name("broker"), applied("users 2"))].into();
     assert_eq!(text(&desired, &memory, &actual), "");
@@ -175,18 +250,18 @@ fn flows_are_deployed_while_the_container_runs() {
     let mut memory = Memory::default();
 
     assert_eq!(text(&desired, &memory, &actual), "", "a runtime that does not answer yet is left alone");
-    actual.flows = [(name("f"), seen("nothing", "r0"))].into();
+    actual.flows = [("id-f".to_owned(), seen("nothing", "r0"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy full {short}"));
     memory.deployed = BTreeMap::from([(name("f"), (digest("set"), "r1".to_owned()))]);
-    actual.flows = [(name("f"), seen("edited", "r2"))].into();
+    actual.flows = [("id-f".to_owned(), seen("edited", "r2"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy flows {short}"), "an edit by hand is put back");
-    actual.flows = [(name("f"), seen("other form", "r1"))].into();
+    actual.flows = [("id-f".to_owned(), seen("other form", "r1"))].into();
     assert_eq!(text(&desired, &memory, &actual), "", "what was given is not given for ever");
-    actual.flows = [(name("f"), FlowsSeen { stopped: true, ..seen("content", "r1") })].into();
+    actual.flows = [("id-f".to_owned(), FlowsSeen { stopped: true, ..seen("content", "r1") })].into();
     assert_eq!(text(&desired, &memory, &actual), "f: start flows");
-    actual.flows = [(name("f"), FlowsSeen { credentials_missing: true, ..seen("content", "r1") })].into();
+    actual.flows = [("id-f".to_owned(), FlowsSeen { credentials_missing: true, ..seen("content", "r1") })].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy flows {short}"));
-    actual.flows = [(name("f"), seen("content", "r1"))].into();
+    actual.flows = [("id-f".to_owned(), seen("content", "r1"))].into();
     assert_eq!(text(&desired, &memory, &actual), "");
     actual.flow_sets.clear();
     assert_eq!(text(&desired, &memory, &actual), format!("f: want blob {short}"));
@@ -196,12 +271,12 @@ fn flows_are_deployed_while_the_container_runs() {
 fn lacking_models_are_pulled_once_at_a_time() {
     let desired = desired([wanted("o", 1, "h")]);
     let mut actual = running([found("o", "h", Life::Running)]);
-    actual.models_lacking = [(name("o"), vec!["m".to_owned(), "n".to_owned()])].into();
-    actual.busy = [fetch_key::model(&name("o"), "m")].into();
+    actual.models_lacking = [("id-o".to_owned(), vec!["m".to_owned(), "n".to_owned()])].into();
+    actual.busy = [job_key::model(&name("o"), "m")].into();
     assert_eq!(text(&desired, &Memory::default(), &actual), "o: pull model n");
 }
 
-/// Carries steps out on plain data, as a perfect engine would.
+/// Carries steps out on plain data, as a perfect engine would; what is done in the background is done when this returns.
 fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Actual) {
     for step in steps {
         let of = |i: &Name| desired.instances.iter().find(|w| w.name == *i);
@@ -213,7 +288,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
             Step::RemoveHelper { id } => actual.helpers.retain(|h| h != id),
             Step::EnsureNetwork { name, .. } => drop(actual.networks.insert(name.clone())),
             Step::WantBlob { digest: d, .. } => drop(actual.flow_sets.insert(*d, *d)),
-            Step::ResolveImage { image, .. } => drop(actual.busy.insert(fetch_key::image(image))),
+            Step::ResolveImage { image, .. } => drop(actual.busy.insert(job_key::image(image))),
             Step::EnsureVolume { instance, volume, purpose } => {
                 let found = VolumeFound { instance: instance.clone(), purpose: *purpose };
                 actual.volumes.insert(volume.clone(), found);
@@ -221,26 +296,28 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
             Step::PutConfig { volume, .. } => assert!(actual.volumes.contains_key(volume)),
             Step::PutLive { instance, volume } => {
                 assert!(actual.volumes.contains_key(volume));
-                actual.live.insert(instance.clone(), shape_of(instance).live_hash.expect("live files"));
+                let hash = shape_of(instance).live_hash.expect("live files");
+                let of_instance = actual.containers.iter().filter(|c| c.instance == *instance);
+                let ids: Vec<_> = of_instance.map(|c| c.id.clone()).collect();
+                actual.live.extend(ids.into_iter().map(|id| (id, hash)));
             }
             Step::Stop { id, .. } => {
-                actual.containers.iter_mut().filter(|c| c.id == *id).for_each(|c| c.life = Life::Down);
+                actual.containers.iter_mut().filter(|c| c.id == *id).for_each(|c| {
+                    c.life = Life::Down;
+                    c.ready = false;
+                });
             }
             Step::Remove { id, .. } => {
                 assert!(actual.containers.iter().all(|c| c.id != *id || !c.life.may_run()), "removed while running");
                 actual.containers.retain(|c| c.id != *id);
             }
-            Step::Create { instance, container } => {
-                assert!(actual.networks.contains(&desired.network));
-                assert!(actual.containers.iter().all(|c| c.name != *container), "a name is taken twice");
+            Step::Create { instance, container, replica, named } => {
                 let shape = shape_of(instance);
-                let volumes: BTreeSet<_> = shape.names().filter(|n| *n != container).cloned().collect();
-                assert!(volumes.iter().all(|v| actual.volumes.contains_key(v)), "a volume is missing");
-                actual.containers.push(Found {
-                    id: format!("new-{instance}"),
-                    volumes,
-                    ..found(instance.as_str(), &shape.hash, Life::Down)
-                });
+                assert_eq!(*container, shape.slots[*replica as usize]);
+                create(instance, container, *named, &shape, desired, actual);
+            }
+            Step::TakeName { container, .. } => {
+                actual.containers.iter_mut().filter(|c| c.name == *container).for_each(|c| c.named = true);
             }
             Step::ConnectOutside { container, .. } => {
                 assert!(actual.networks.contains(&desired.outside));
@@ -249,6 +326,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
             Step::Start { container, .. } => {
                 let c = actual.containers.iter_mut().find(|c| c.name == *container).expect("started, so created");
                 c.life = Life::Running;
+                c.ready = true;
             }
             Step::Reload { instance, applied, .. } => drop(memory.applied.insert(instance.clone(), applied.clone())),
             Step::RemoveVolume { volume, .. } => {
@@ -260,13 +338,32 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
     }
 }
 
+fn create(instance: &Name, container: &str, named: bool, shape: &Shape, desired: &Desired, actual: &mut Actual) {
+    assert!(actual.networks.contains(&desired.network));
+    assert!(actual.containers.iter().all(|c| c.name != *container), "a name is taken twice");
+    let volumes: BTreeSet<_> = shape.volumes().cloned().collect();
+    assert!(volumes.iter().all(|v| actual.volumes.contains_key(v)), "a volume is missing");
+    let exclusive = |v: &&String| shape.exclusive && shape.config.as_ref() != Some(*v);
+    let held = |v: &String| actual.containers.iter().any(|c| c.life.may_run() && c.volumes.contains(v));
+    assert!(!volumes.iter().filter(exclusive).any(held), "two containers hold an exclusive volume");
+    let live = shape.live_hash.map(|h| (format!("new-{container}-{}", shape.hash), h));
+    actual.live.extend(live);
+    actual.containers.push(Found {
+        id: format!("new-{container}-{}", shape.hash),
+        name: container.into(),
+        named,
+        volumes,
+        ..found(instance.as_str(), &shape.hash, Life::Down)
+    });
+}
+
 mod properties {
     use super::*;
     use proptest::prelude::*;
 
     prop_compose! {
-        fn any_wanted()(who in 0..4_usize, rank in 0..4_u8, hash in 0..3_u8, flags in any::<[bool; 6]>()) -> Wanted {
-            let [hold, suspend, config, live, outside, image] = flags;
+        fn any_wanted()(who in 0..4_usize, rank in 0..4_u8, hash in 0..3_u8, flags in any::<[bool; 7]>()) -> Wanted {
+            let [hold, suspend, config, live, outside, image, alone] = flags;
             let instance = ["a", "b", "c", "d"][who];
             let mut w = wanted(instance, rank, &format!("h{hash}"));
             let s = shape(&mut w);
@@ -274,6 +371,10 @@ mod properties {
             s.config = config.then(|| format!("rf-{instance}-cfg-{hash}"));
             s.live = live.then(|| format!("rf-{instance}-live"));
             s.live_hash = live.then(|| digest(&hash.to_string()));
+            s.exclusive = alone || live;
+            if !s.exclusive {
+                s.data.clear();
+            }
             w.hold = hold && suspend;
             w.suspend = suspend && !hold;
             if image && hold {
@@ -284,13 +385,24 @@ mod properties {
     }
 
     prop_compose! {
-        fn any_found()(who in 0..5_usize, hash in 0..3_u8, life in 0..4_usize, outside in any::<bool>()) -> Found {
+        fn any_found()(
+            who in 0..5_usize, slot in 0..2_usize, hash in 0..3_u8, life in 0..4_usize, flags in any::<[bool; 3]>(),
+        ) -> Found {
+            let [outside, named, ready] = flags;
             let life = [Life::Down, Life::Running, Life::Between, Life::Dead][life];
-            Found { outside, ..found(["a", "b", "c", "d", "gone"][who], &format!("h{hash}"), life) }
+            let who = ["a", "b", "c", "d", "gone"][who];
+            Found {
+                id: format!("id-{who}-{slot}"),
+                name: format!("rf-{who}-{slot}"),
+                outside,
+                named,
+                ready: ready && life == Life::Running,
+                ..found(who, &format!("h{hash}"), life)
+            }
         }
     }
 
-    fn unique<T>(items: Vec<T>, key: impl Fn(&T) -> Name) -> Vec<T> {
+    fn unique<T, K: Ord>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
         let mut seen = BTreeSet::new();
         items.into_iter().filter(|i| seen.insert(key(i))).collect()
     }
@@ -303,23 +415,27 @@ mod properties {
             networks in any::<bool>(),
         ) {
             let desired = desired(unique(wanteds, |w| w.name.clone()));
-            let mut actual = running(unique(founds, |c| c.instance.clone()));
+            let mut actual = running(unique(founds, |c| c.name.clone()));
             if !networks {
                 actual.networks.clear();
             }
             let mut memory = Memory::default();
-            // Three passes: replace; remove what the old containers held; nothing.
-            for _ in 0..3 {
+            // Stop what is in the way, remove it, replace, give the name, stop the old one, remove it, remove its files.
+            for _ in 0..8 {
                 let steps = plan(&desired, &memory, &actual);
                 apply(&steps, &desired, &mut memory, &mut actual);
+                // What came up stays up for long enough.
+                actual.containers.iter_mut().for_each(|c| c.ready = c.life == Life::Running);
             }
             prop_assert_eq!(plan(&desired, &memory, &actual), vec![]);
             for w in &desired.instances {
                 let c = actual.containers.iter().find(|c| c.instance == w.name);
                 if let (Blueprint::Ready(shape), false, false) = (&w.blueprint, w.hold, w.suspend) {
                     let c = c.expect("a container");
+                    let own = actual.containers.iter().filter(|c| c.instance == w.name);
+                    prop_assert_eq!(own.count(), 1, "more than one container of {}", w.name);
                     prop_assert_eq!(&c.hash, &shape.hash);
-                    prop_assert!(c.life.may_run());
+                    prop_assert!(c.life.may_run() && c.named);
                     prop_assert!(!shape.outside || c.outside || c.life == Life::Between || c.id.starts_with("id-"));
                 }
                 if w.suspend {
@@ -330,12 +446,37 @@ mod properties {
         }
 
         #[test]
+        fn a_host_that_serves_is_never_left_without_a_server_where_two_can_stand_side_by_side(
+            ready_after in 0..4_usize, hash in 1..3_u8, slot in 0..2_usize, outside in any::<bool>(),
+        ) {
+            let mut w = wanted("a", 2, &format!("h{hash}"));
+            let s = shape(&mut w);
+            (s.exclusive, s.outside) = (false, outside);
+            s.data.clear();
+            let desired = desired([w]);
+            let old = Found { name: format!("rf-a-{slot}"), volumes: BTreeSet::new(), ..found("a", "h0", Life::Running) };
+            let mut actual = running([old]);
+            let mut memory = Memory::default();
+            for pass in 0..10 {
+                let steps = plan(&desired, &memory, &actual);
+                apply(&steps, &desired, &mut memory, &mut actual);
+                let new = format!("h{hash}");
+                let is_ready = |c: &Found| c.hash == new && pass >= ready_after && c.life == Life::Running;
+                actual.containers.iter_mut().for_each(|c| c.ready = is_ready(c));
+                let serves = |c: &Found| c.named && c.life == Life::Running && (c.hash == "h0" || pass > ready_after);
+                prop_assert!(actual.containers.iter().any(serves), "nobody serves after pass {pass}: {actual:?}");
+            }
+            prop_assert_eq!(plan(&desired, &memory, &actual), vec![]);
+            prop_assert_eq!(actual.containers.len(), 1);
+        }
+
+        #[test]
         fn data_volumes_are_never_removed_and_equal_hashes_never_touched(
             wanteds in proptest::collection::vec(any_wanted(), 0..5),
             founds in proptest::collection::vec(any_found(), 0..5),
         ) {
             let desired = desired(unique(wanteds, |w| w.name.clone()));
-            let actual = running(unique(founds, |c| c.instance.clone()));
+            let actual = running(unique(founds, |c| c.name.clone()));
             for step in plan(&desired, &Memory::default(), &actual) {
                 match &step {
                     Step::RemoveVolume { volume, .. } => {
@@ -344,8 +485,14 @@ mod properties {
                     Step::Stop { id, instance, .. } | Step::Remove { id, instance, .. } => {
                         let c = actual.containers.iter().find(|c| c.id == *id).expect("only what is there");
                         let w = desired.instances.iter().find(|w| w.name == *instance);
-                        let same = w.is_some_and(|w| matches!(&w.blueprint, Blueprint::Ready(s) if s.hash == c.hash));
-                        prop_assert!(!same || c.life == Life::Dead || w.is_some_and(|w| w.suspend), "{step}");
+                        let is_right = |c: &Found| {
+                            w.is_some_and(|w| matches!(&w.blueprint, Blueprint::Ready(s) if s.hash == c.hash))
+                                && c.life != Life::Dead
+                        };
+                        let another = actual.containers.iter().any(|o| {
+                            o.id != c.id && o.instance == c.instance && is_right(o)
+                        });
+                        prop_assert!(!is_right(c) || another || w.is_some_and(|w| w.suspend), "{step}");
                     }
                     _ => {}
                 }

@@ -1,12 +1,12 @@
 //! Makes containers and volumes, each with our labels, and reads the labels back where the engine would not refuse.
 use super::{Docker, failed, gone_is_fine, host_labels, is_ours};
-use crate::runtime::{ContainerSpec, Done, MountSpec, RuntimeError, VolumePurpose, labels, names::Names};
+use crate::runtime::{ContainerSpec, Done, MountSpec, Place, RuntimeError, VolumePurpose, labels, names::Names};
 use bollard::{
     errors::Error,
     models::{
         ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
-        MountVolumeOptions, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap, RestartPolicy,
-        RestartPolicyNameEnum, VolumeCreateRequest,
+        MountVolumeOptions, NetworkConnectRequest, NetworkDisconnectRequest, NetworkingConfig, PortBinding, PortMap,
+        RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters as query,
 };
@@ -17,11 +17,11 @@ use redforge_shared::{
 use std::collections::HashMap;
 
 impl Docker {
-    pub(super) async fn make_container(&self, names: &Names, instance: &Name, spec: &ContainerSpec) -> Done<()> {
+    pub(super) async fn make_container(&self, names: &Names, place: Place<'_>, spec: &ContainerSpec) -> Done<()> {
         let client = self.client().await?;
-        let name = names.container(instance, 0);
+        let name = names.container(place.instance, place.replica);
         let options = query::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
-        match client.create_container(Some(options), body(names, instance, spec)).await {
+        match client.create_container(Some(options), body(names, place, spec)).await {
             Ok(_) => Ok(()),
             // Taken: by the container of an earlier, interrupted pass, or by somebody else.
             Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
@@ -48,6 +48,21 @@ impl Docker {
             }
             Err(e) => Err(failed("connect", container, e)),
         }
+    }
+
+    /// The engine gives no second name on a network: the container leaves it for a moment. What was connected breaks.
+    pub(super) async fn join_under_name(&self, names: &Names, instance: &Name, container: &str) -> Done<()> {
+        let client = self.client().await?;
+        let leave = NetworkDisconnectRequest { container: container.into(), force: Some(false) };
+        match client.disconnect_network(names.network(), leave).await {
+            Ok(()) => {}
+            // An earlier pass ended in between.
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("is not connected") => {}
+            Err(e) => return Err(failed("rename", container, e)),
+        }
+        let endpoint = EndpointSettings { aliases: Some(vec![instance.to_string()]), ..Default::default() };
+        let join = NetworkConnectRequest { container: container.into(), endpoint_config: Some(endpoint) };
+        client.connect_network(names.network(), join).await.map_err(|e| failed("rename", container, e))
     }
 
     pub(super) async fn make_volume(
@@ -80,14 +95,17 @@ impl Docker {
     }
 }
 
-fn body(names: &Names, instance: &Name, spec: &ContainerSpec) -> ContainerCreateBody {
+fn body(names: &Names, place: Place<'_>, spec: &ContainerSpec) -> ContainerCreateBody {
     let mut labels = host_labels(names);
+    let instance = place.instance;
     labels.insert(labels::INSTANCE.into(), instance.to_string());
-    labels.insert(labels::REPLICA.into(), "0".into());
+    labels.insert(labels::REPLICA.into(), place.replica.to_string());
     labels.insert(labels::CONTAINER_HASH.into(), spec.hash().hex());
-    let endpoint = EndpointSettings { aliases: Some(vec![instance.to_string()]), ..Default::default() };
+    let aliases = place.named.then(|| vec![instance.to_string()]);
+    let endpoint = EndpointSettings { aliases, ..Default::default() };
     ContainerCreateBody {
-        hostname: Some(instance.to_string()),
+        // Engines from 25 on resolve hostnames too: one that is not to be found under the name must not bear it.
+        hostname: Some(if place.named { instance.to_string() } else { format!("replica-{}", place.replica) }),
         image: Some(spec.image_id.clone()),
         cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
         env: Some(spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),

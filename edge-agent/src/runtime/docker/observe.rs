@@ -97,11 +97,14 @@ fn container(names: &Names, c: ContainerInspectResponse) -> Option<ContainerSeen
     let state = c.state?;
     let host = c.host_config.unwrap_or_default();
     let networks = c.network_settings.and_then(|n| n.networks).unwrap_or_default();
-    let address = networks.get(names.network()).and_then(|n| n.ip_address.as_deref()).and_then(|a| a.parse().ok());
+    let inside = networks.get(names.network());
+    let address = inside.and_then(|n| n.ip_address.as_deref()).and_then(|a| a.parse().ok());
+    let instance = labels.get(labels::INSTANCE)?;
     Some(ContainerSeen {
         id: c.id?,
         name: c.name?.trim_start_matches('/').to_owned(),
-        instance: labels.get(labels::INSTANCE)?.parse().ok()?,
+        named: inside.and_then(|n| n.aliases.as_ref()).is_some_and(|a| a.contains(instance)),
+        instance: instance.parse().ok()?,
         replica: labels.get(labels::REPLICA)?.parse().ok()?,
         hash: labels.get(labels::CONTAINER_HASH)?.clone(),
         state: match state.status? {

@@ -1,0 +1,160 @@
+//! What takes long and must hold up nobody: images and models come, and containers end, while passes go on.
+//!
+//! A fetch that failed is tried again after a pause, for ever. Which jobs are wanted is planned, not decided here.
+use crate::{
+    runtime::{ImageSeen, Runtime, RuntimeError},
+    workload::ollama::{self, ModelState, PullError},
+};
+use redforge_shared::{desired::Model, error::Chain, report::Reason};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+    time::Instant,
+};
+
+/// Pause before a failed fetch is tried again.
+const PAUSE: Duration = Duration::from_secs(20);
+
+/// What a job brought.
+#[derive(Debug)]
+pub enum Brought {
+    Image { reference: String, image: ImageSeen },
+    Model,
+    Stopped,
+}
+
+/// Why a job brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("fetching the image")]
+    Image(#[source] RuntimeError),
+    #[error("pulling the model")]
+    Model(#[source] PullError),
+    #[error("the pulled model's digest is not the declared one")]
+    Digest,
+    #[error("stopping the container")]
+    Stop(#[source] RuntimeError),
+}
+
+impl JobError {
+    /// What a report says while a fetch rests; none: the next pass may try again.
+    fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            Self::Image(RuntimeError::DiskFull { .. }) => Reason::DiskFull,
+            Self::Image(RuntimeError::Unreachable(_)) => Reason::RuntimeUnreachable,
+            Self::Image(_) => Reason::ImageMissing,
+            Self::Model(_) => Reason::ModelMissing,
+            Self::Digest => Reason::ModelDigest,
+            Self::Stop(_) => return None,
+        })
+    }
+}
+
+type Outcome = (String, Result<Brought, JobError>);
+
+/// The jobs of one reconciler; they end with it.
+pub struct Jobs {
+    tasks: JoinSet<()>,
+    out: mpsc::UnboundedSender<Outcome>,
+    ended: mpsc::UnboundedReceiver<Outcome>,
+    running: BTreeSet<String>,
+    failed: BTreeMap<String, (Instant, Reason)>,
+    done: Arc<Notify>,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        let (out, ended) = mpsc::unbounded_channel();
+        let (tasks, running, failed) = (JoinSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { tasks, out, ended, running, failed, done: Arc::default() }
+    }
+}
+
+impl Jobs {
+    /// Resolves when a job has ended.
+    pub fn done(&self) -> Arc<Notify> {
+        self.done.clone()
+    }
+
+    pub fn is_running(&self, key: &str) -> bool {
+        self.running.contains(key)
+    }
+
+    /// Why this fetch failed lately.
+    pub fn failure(&self, key: &str) -> Option<Reason> {
+        self.failed.get(key).map(|(_, reason)| *reason)
+    }
+
+    /// Jobs that must not be begun now.
+    pub fn busy(&self) -> BTreeSet<String> {
+        let resting = self.failed.iter().filter(|(_, (at, _))| at.elapsed() < PAUSE).map(|(k, _)| k.clone());
+        self.running.iter().cloned().chain(resting).collect()
+    }
+
+    /// Begins to fetch an image, unless it is under way.
+    pub fn image(&mut self, key: String, runtime: Arc<dyn Runtime>, reference: String) {
+        self.begin(key, async move {
+            let image = runtime.resolve_image(&reference).await.map_err(JobError::Image)?;
+            Ok(Brought::Image { reference, image })
+        });
+    }
+
+    /// Begins to pull a model, unless it is under way.
+    pub fn model(&mut self, key: String, address: IpAddr, model: Model) {
+        self.begin(key, async move {
+            ollama::pull(address, &model.name).await.map_err(JobError::Model)?;
+            let held = ollama::models(address).await.map_err(|e| JobError::Model(e.into()))?;
+            match ollama::state(&model, &held) {
+                ModelState::Right => Ok(Brought::Model),
+                ModelState::Missing | ModelState::Other => Err(JobError::Digest),
+            }
+        });
+    }
+
+    /// Begins to end a container, unless that is under way.
+    pub fn stop(&mut self, key: String, runtime: Arc<dyn Runtime>, container: String, timeout_s: u32) {
+        self.begin(key, async move {
+            runtime.stop_container(&container, timeout_s).await.map_err(JobError::Stop)?;
+            Ok(Brought::Stopped)
+        });
+    }
+
+    fn begin(&mut self, key: String, job: impl Future<Output = Result<Brought, JobError>> + Send + 'static) {
+        if self.running.insert(key.clone()) {
+            let (done, out) = (self.done.clone(), self.out.clone());
+            self.tasks.spawn(async move {
+                // Nobody listens only when the reconciler is gone.
+                drop(out.send((key, job.await)));
+                done.notify_one();
+            });
+        }
+    }
+
+    /// What ended since the last call. A job that panicked keeps its key: it is never tried again, and the log says why.
+    pub fn take_ended(&mut self) -> Vec<Brought> {
+        while self.tasks.try_join_next().is_some() {}
+        let mut brought = Vec::new();
+        while let Ok((key, outcome)) = self.ended.try_recv() {
+            self.running.remove(&key);
+            match outcome {
+                Ok(b) => {
+                    self.failed.remove(&key);
+                    brought.push(b);
+                }
+                Err(e) => {
+                    tracing::warn!(job = key, error = %Chain(&e), "job failed, trying again later");
+                    if let Some(reason) = e.reason() {
+                        self.failed.insert(key, (Instant::now(), reason));
+                    }
+                }
+            }
+        }
+        brought
+    }
+}

@@ -1,0 +1,225 @@
+//! What a pass tells: the host's status, and what `collect` may read from. Last step of the flow down.
+//!
+//! Words are chosen in [`assess`]; here they are gathered, and what they teach is remembered: which specs were refused,
+//! which worked.
+use super::{
+    ReconcileError, Reconciler, View,
+    assess::{self, Glance},
+    execute::Faults,
+    memory::{Failed, LastGood, Remembered},
+    plan::{self, Blueprint},
+    reduce,
+};
+use crate::{
+    db::ledger::AcceptedDesired,
+    runtime::{BrokerEndpoint, ContainerSeen, ContainerState, LogSource, RuntimeError},
+    workload::mosquitto,
+};
+use redforge_shared::{
+    desired::{InstanceSpec, Workload},
+    report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
+};
+use std::{collections::BTreeSet, net::SocketAddr};
+use time::OffsetDateTime;
+
+impl Reconciler {
+    /// Containers that do what their spec asks for, and have for a while.
+    pub(super) fn ready(&self, view: &View, memory: &Remembered) -> BTreeSet<String> {
+        let before = self.status.borrow();
+        let mut ready = BTreeSet::new();
+        for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
+            let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
+            for c in view.seen.containers.iter().filter(|c| c.instance == spec.name && c.hash == shape.hash) {
+                let glance = Glance {
+                    container: Some(c),
+                    app: view.apps.get(&c.id),
+                    ..self.glance(view, memory, (spec, wanted), &before)
+                };
+                if assess::is_ready(&glance) {
+                    ready.insert(c.id.clone());
+                }
+            }
+        }
+        ready
+    }
+
+    /// What can be said of one of the instance's containers, be it the one that serves or not.
+    pub(super) fn verdict(
+        &self,
+        view: &View,
+        memory: &Remembered,
+        wanted: &plan::Wanted,
+        container: &ContainerSeen,
+        faults: &Faults,
+    ) -> Option<InstanceStatus> {
+        let before = self.status.borrow();
+        let spec = view.chosen.state.instance(wanted.name.as_str())?;
+        Some(assess::assess(&Glance {
+            container: Some(container),
+            app: view.apps.get(&container.id),
+            fault: faults.get(&Some(wanted.name.clone())),
+            ..self.glance(view, memory, (spec, wanted), &before)
+        }))
+    }
+
+    fn glance<'a>(
+        &'a self,
+        view: &'a View,
+        memory: &'a Remembered,
+        (spec, wanted): (&'a InstanceSpec, &'a plan::Wanted),
+        before: &'a HostStatus,
+    ) -> Glance<'a> {
+        let container = principal(view, wanted);
+        Glance {
+            spec,
+            wanted,
+            unmet: view.unmet.get(&spec.name),
+            container,
+            app: container.and_then(|c| view.apps.get(&c.id)),
+            blocked: &[],
+            back: view.chosen.back.get(&spec.name),
+            now: self.deps.clock.now(),
+            fault: None,
+            memory,
+            jobs: &self.jobs,
+            flow_sets: &self.flow_sets,
+            before: before.instances.iter().find(|b| b.name == spec.name),
+        }
+    }
+
+    /// A spec that the engine or the workload refused is not tried again until it changes.
+    pub(super) async fn remember_failures(
+        &self,
+        view: &View,
+        faults: &Faults,
+        memory: &mut Remembered,
+    ) -> Result<(), ReconcileError> {
+        for (name, asked) in &view.chosen.asked {
+            let outdated = memory.failed.get(name).is_some_and(|f| f.spec != *asked);
+            if outdated {
+                memory.set_failed(&self.deps.ledger, name, None).await?;
+            }
+            // What fails on the way back says nothing about the spec that was asked for.
+            if view.chosen.back.contains_key(name) {
+                continue;
+            }
+            let fault = faults.get(&Some(name.clone())).filter(|f| f.is_final());
+            if let Some((reason, names)) = fault.and_then(assess::fault_reason) {
+                let failed = Failed { spec: *asked, reason, names };
+                memory.set_failed(&self.deps.ledger, name, Some(failed)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the host's status; says whether it is another than before.
+    pub(super) async fn report(
+        &self,
+        view: &View,
+        actual: &plan::Actual,
+        faults: &Faults,
+        memory: &mut Remembered,
+    ) -> Result<bool, ReconcileError> {
+        let before = self.status.borrow().clone();
+        let mut instances = Vec::new();
+        let mut good = Vec::new();
+        for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
+            let blocked = plan::blocked_by(wanted, actual);
+            let glance = Glance {
+                blocked: &blocked,
+                fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
+                ..self.glance(view, memory, (spec, wanted), &before)
+            };
+            let status = assess::assess(&glance);
+            let works = (status.phase, status.health, status.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate);
+            if let (true, Blueprint::Ready(shape), Some(image)) =
+                (works && assess::is_ready(&glance), &wanted.blueprint, view.chosen.image(spec, memory))
+            {
+                let (spec, image, container_hash) = (spec.clone(), image.clone(), shape.hash.clone());
+                good.push(LastGood { spec, identity: wanted.spec, image, container_hash });
+            }
+            instances.push(status);
+        }
+        for good in good {
+            memory.set_good(&self.deps.ledger, good).await?;
+        }
+        let status = reduce::host_status(&view.accepted, instances);
+        Ok(self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status))
+    }
+
+    /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.
+    pub(super) fn report_blind(&self, accepted: &AcceptedDesired, error: &ReconcileError) {
+        let unreachable = matches!(error, ReconcileError::Runtime(RuntimeError::Unreachable(_)));
+        let before = self.status.borrow().clone();
+        let now = self.deps.clock.now();
+        let blind = |spec: &InstanceSpec| {
+            let known = before.instances.iter().find(|b| b.name == spec.name).cloned();
+            let mut status = known.unwrap_or_else(|| unseen(spec, now));
+            if status.health != Health::Unknown {
+                status.changed_at = now;
+            }
+            status.health = Health::Unknown;
+            status
+        };
+        let status = HostStatus {
+            generation: accepted.generation,
+            spec_sha256: Some(accepted.sha256),
+            health: Health::Error,
+            sync: Sync::OutOfDate,
+            reason: unreachable.then_some(Reason::RuntimeUnreachable),
+            names: vec![],
+            instances: accepted.state.instances.iter().map(blind).collect(),
+        };
+        self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status);
+    }
+
+    pub(super) fn publish_sources(&self, view: &View) {
+        let (mut brokers, mut logs) = (Vec::new(), Vec::new());
+        for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
+            for c in view.seen.containers.iter().filter(|c| c.instance == spec.name) {
+                let (instance, container_id) = (spec.name.clone(), c.id.clone());
+                logs.push(LogSource { instance, container_id, collect: spec.collect_logs });
+            }
+            let Some(c) = principal(view, wanted) else { continue };
+            if let (Workload::Mosquitto(_), ContainerState::Running, Some(address)) =
+                (&spec.workload, c.state, c.address)
+            {
+                brokers.push(BrokerEndpoint {
+                    instance: spec.name.clone(),
+                    addr: SocketAddr::new(address, mosquitto::PORT),
+                    user: mosquitto::AGENT_USER.into(),
+                    password: mosquitto::password(&self.secrets, &spec.name, mosquitto::AGENT_USER),
+                });
+            }
+        }
+        self.brokers.send_if_modified(|b| std::mem::replace(b, brokers.clone()) != brokers);
+        self.logs.send_if_modified(|l| std::mem::replace(l, logs.clone()) != logs);
+    }
+}
+
+/// The one of an instance's containers that a status speaks of: the one that serves under the instance's name, the right
+/// one before an outdated one.
+fn principal<'a>(view: &'a View, wanted: &plan::Wanted) -> Option<&'a ContainerSeen> {
+    let right = |c: &ContainerSeen| matches!(&wanted.blueprint, Blueprint::Ready(shape) if shape.hash == c.hash);
+    let own = view.seen.containers.iter().filter(|c| c.instance == wanted.name);
+    own.max_by_key(|c| (c.named && c.state == ContainerState::Running, right(c)))
+}
+
+/// An instance that nobody has looked at yet.
+fn unseen(spec: &InstanceSpec, now: OffsetDateTime) -> InstanceStatus {
+    InstanceStatus {
+        name: spec.name.clone(),
+        kind: spec.workload.kind().into(),
+        phase: Phase::Pending,
+        health: Health::Unknown,
+        sync: Sync::OutOfDate,
+        reason: None,
+        names: vec![],
+        container_id: None,
+        restarts: 0,
+        exit_code: None,
+        changed_at: now,
+        memory_limit_bytes: 0,
+        cpu_limit_millicores: 0,
+    }
+}

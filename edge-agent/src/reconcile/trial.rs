@@ -1,0 +1,74 @@
+//! How long a new container may take: one that does not come up within its deadline makes way for what worked before.
+//!
+//! Only a change that needs a new container is on trial, and only where something has worked before: with nothing to go
+//! back to, the new one is left to try. What is being fetched (flows, models) does not count as time to come up.
+use super::{
+    ReconcileError, Reconciler, View,
+    execute::Faults,
+    memory::{Failed, Remembered},
+    plan::{Blueprint, Wanted},
+};
+use crate::runtime::ContainerSeen;
+use redforge_shared::{
+    ids::{Digest, Name},
+    report::{InstanceStatus, Phase, Reason},
+};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
+
+/// Specs on trial, and since when. Not kept over a restart of the agent: the trial begins again.
+pub type Trials = BTreeMap<Name, (Digest, Instant)>;
+
+impl Reconciler {
+    /// Ends trials: those that came up are over, those whose time is up have failed.
+    pub(super) async fn end_trials(
+        &mut self,
+        view: &View,
+        ready: &BTreeSet<String>,
+        faults: &Faults,
+        memory: &mut Remembered,
+    ) -> Result<(), ReconcileError> {
+        for wanted in &view.desired.instances {
+            let new = on_trial(wanted, view, ready, memory).map(|c| self.verdict(view, memory, wanted, c, faults));
+            let fetching = |s: &InstanceStatus| s.phase == Phase::Pulling || s.reason == Some(Reason::BlobMissing);
+            let Some(said) = new.flatten().filter(|s| !fetching(s)) else {
+                self.trials.remove(&wanted.name);
+                continue;
+            };
+            let trial = self.trials.entry(wanted.name.clone()).or_insert_with(|| (wanted.spec, Instant::now()));
+            if trial.0 != wanted.spec {
+                *trial = (wanted.spec, Instant::now());
+            }
+            if trial.1.elapsed() < self.deps.start_deadline {
+                continue;
+            }
+            self.trials.remove(&wanted.name);
+            let reason = said.reason.unwrap_or(Reason::ProbeFailed);
+            tracing::warn!(
+                instance.name = %wanted.name, image = wanted.image, %reason,
+                deadline_s = self.deps.start_deadline.as_secs(), "not healthy in time, going back to what worked"
+            );
+            let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
+            let failed = Failed { spec: wanted.spec, reason, names };
+            memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The container that has yet to show that it works.
+fn on_trial<'a>(
+    wanted: &Wanted,
+    view: &'a View,
+    ready: &BTreeSet<String>,
+    memory: &Remembered,
+) -> Option<&'a ContainerSeen> {
+    let Blueprint::Ready(shape) = &wanted.blueprint else { return None };
+    let good = memory.last_good.get(&wanted.name)?;
+    let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
+    if waits || good.identity == wanted.spec || good.container_hash == shape.hash {
+        return None;
+    }
+    let mut new = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);
+    new.next().filter(|c| !ready.contains(&c.id))
+}
