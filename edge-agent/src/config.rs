@@ -15,6 +15,9 @@ pub const ENV_PREFIX: &str = "REDFORGE_EDGE__";
 /// Longest path of a unix socket; the kernel takes 108 bytes with the closing zero.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Port of the status page.
+const PAGE_PORT: u16 = 7460;
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -34,12 +37,19 @@ pub enum ConfigError {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Written {
+    /// Hubs to dial, one `https://HOST:PORT` or a list in order of preference; default: the hub the host enrolled with.
     hub_url: Option<OneOrMany>,
+    /// First port of this agent, 1 to 65535: the status page listens there unless `page.listen` says otherwise; default: 7460.
     port_base: Option<u16>,
+    /// Where the agent keeps its files.
     state: WrittenState,
+    /// The container engine and the addresses it may use.
     runtime: WrittenRuntime,
+    /// The local status page.
     page: WrittenPage,
+    /// Records that wait for the hub.
     outbox: WrittenOutbox,
+    /// Logging.
     log: WrittenLog,
 }
 
@@ -53,36 +63,50 @@ enum OneOrMany {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenState {
+    /// State folder, an absolute path; default: `/var/lib/redforge-edge` for root, else `~/.local/state/redforge-edge`.
     dir: Option<PathBuf>,
+    /// Folder of the status socket, an absolute and short path; default: `/run/redforge-edge` for root, else
+    /// `$XDG_RUNTIME_DIR/redforge-edge`, else the state folder.
     run_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenRuntime {
+    /// Socket of the Docker engine, a path; default: `/var/run/docker.sock`.
     docker_socket: Option<PathBuf>,
+    /// IPv4 block, /8 to /24, from which the host's network takes the first free /24; default: `10.231.64.0/18`.
     pool: Option<String>,
+    /// IPv4 block, /8 to /29, for the host's network, in place of a free one of the pool; default: none.
     subnet: Option<String>,
+    /// Seconds, 10 to 86400, that a new container may take until it works; then the last one that worked comes back;
+    /// default: 120.
     start_deadline_s: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenPage {
+    /// Loopback address and port of the status page, or `off`; default: `127.0.0.1:7460`.
     listen: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenOutbox {
+    /// Bytes that the outbox may take on disk, 1048576 or more; default: 8589934592 (8 GiB).
     max_bytes: Option<u64>,
+    /// Seconds for which acknowledged records are kept for a hub that is restored from a backup; the hub's own figure
+    /// replaces it once connected; default: 86400 (a day).
     hub_rpo_s: Option<u32>,
+    /// Bytes set aside so that acknowledgements still commit on a full disk; default: 67108864 (64 MiB).
     reserve_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenLog {
+    /// Tracing filter, such as `info` or `info,redforge_edge::link=debug`; default: `info`.
     filter: Option<String>,
 }
 
@@ -283,10 +307,11 @@ impl Written {
             }
         }
         let page_listen = match (self.page.listen, self.port_base) {
+            (Some(text), _) if text == "off" => None,
             (Some(text), _) => Some(loopback(&text).map_err(value)?),
             (None, Some(0)) => return Err(value("port_base: 0 is not a port".into())),
             (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
-            (None, None) => None,
+            (None, None) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT))),
         };
         let pool = self.runtime.pool.unwrap_or_else(|| "10.231.64.0/18".into());
         check_block("runtime.pool", &pool, 24).map_err(value)?;
@@ -333,7 +358,8 @@ impl Written {
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let addr: SocketAddr = text.parse().map_err(|_| format!("page.listen: '{text}' is not ADDRESS:PORT"))?;
+    let addr: SocketAddr =
+        text.parse().map_err(|_| format!("page.listen: '{text}' is neither ADDRESS:PORT nor off"))?;
     if addr.ip().is_loopback() { Ok(addr) } else { Err(format!("page.listen: {addr} is not a loopback address")) }
 }
 
@@ -375,7 +401,9 @@ mod tests {
         assert_eq!(c.state_dir, Path::new("/home/someone/.local/state/redforge-edge"));
         assert_eq!(c.run_dir, Path::new("/run/user/1000/redforge-edge"));
         assert_eq!(c.runtime.pool, "10.231.64.0/18");
-        assert_eq!(c.page_listen, None);
+        assert_eq!(c.page_listen, Some("127.0.0.1:7460".parse().expect("an address")));
+        let off = load("[page]\nlisten = \"off\"\n", &[]).expect("valid");
+        assert_eq!(off.page_listen, None);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! `redforge-edge enroll`: trades a token for an identity, once. The hub is known by its CA pin alone, and what is stored
-//! afterwards is what the agent runs on. Repeating the command after a lost answer, or after success, is harmless.
+//! afterwards is what the agent runs on. Repeating the command after a lost answer, or after success, is harmless. A host
+//! that was dark for longer than its certificate lives enrolls again with the same keys and stays who it is.
 use crate::{
+    db::ledger::Ledger,
     facts,
     identity::{BUILD_FLOOR, Enrolled, IdentityDir, IdentityError, Issued},
-    link::dial::{DialError, HubUrl, dial, explain},
+    link::{
+        HUB_TIME,
+        dial::{DialError, HubUrl, dial, explain},
+    },
 };
 use redforge_shared::{
     ids::Name,
@@ -11,7 +16,12 @@ use redforge_shared::{
     wire::pb,
 };
 use secrecy::{ExposeSecret, SecretString};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use time::OffsetDateTime;
 use tonic::{Code, Status};
 
 /// Longest wait for the hub's answer.
@@ -25,6 +35,8 @@ pub struct Request {
     pub ca_pin: CaPin,
     pub name: Option<Name>,
     pub state_dir: PathBuf,
+    /// By this machine's clock.
+    pub now: OffsetDateTime,
 }
 
 /// How it went well.
@@ -71,10 +83,13 @@ impl EnrollError {
 pub async fn enroll(request: &Request) -> Result<Outcome, EnrollError> {
     let identity = IdentityDir::open(&request.state_dir)?;
     if let Some(enrolled) = identity.enrolled()? {
-        if enrolled.hub_url == request.hub.to_string() || enrolled.trusts(request.ca_pin) {
+        if enrolled.hub_url != request.hub.to_string() && !enrolled.trusts(request.ca_pin) {
+            return Err(EnrollError::OtherHub { name: enrolled.name, hub: enrolled.hub_url });
+        }
+        let now = request.now.max(last_hub_time(&request.state_dir).await);
+        if enrolled.validity().is_some_and(|(_, end)| end > now) {
             return Ok(Outcome::Already(Box::new(enrolled)));
         }
-        return Err(EnrollError::OtherHub { name: enrolled.name, hub: enrolled.hub_url });
     }
     let keys = identity.keys()?;
     let pending = identity.pending()?;
@@ -109,6 +124,19 @@ pub async fn enroll(request: &Request) -> Result<Outcome, EnrollError> {
     }
     identity.store(&enrolled)?;
     Ok(Outcome::Enrolled(Box::new(enrolled)))
+}
+
+/// The latest time that a hub told this host; a clock that is behind does not make an ended certificate good.
+async fn last_hub_time(state_dir: &Path) -> OffsetDateTime {
+    let path = state_dir.join("ledger.db");
+    if !path.exists() {
+        return OffsetDateTime::UNIX_EPOCH;
+    }
+    // A ledger that cannot be read says nothing; the clock alone decides then.
+    let Ok(ledger) = Ledger::open(&path).await else { return OffsetDateTime::UNIX_EPOCH };
+    let told = ledger.kv_get(HUB_TIME).await.ok().flatten();
+    let seconds = told.and_then(|b| b.try_into().ok()).map(i64::from_be_bytes);
+    seconds.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// A refusal is final, everything else may be tried again.

@@ -6,7 +6,7 @@
 use crate::{
     db::{
         ledger::{Ledger, LedgerError},
-        outbox::Outbox,
+        outbox::{ClassStatus, Outbox},
     },
     identity::{BUILD_FLOOR, Enrolled, IdentityDir, IdentityError},
 };
@@ -14,6 +14,7 @@ use backoff::Backoff;
 use dial::{DialError, HubUrl};
 use redforge_shared::{
     clock::SharedClock,
+    daemon::Pulse,
     error::Chain,
     ids::RunId,
     record::RecordClass,
@@ -48,7 +49,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// Less free disk than this is reported.
 const DISK_LOW_BYTES: u64 = 16 << 20;
 /// Row of the ledger with the latest hub time, seconds since 1970, big-endian.
-const HUB_TIME: &str = "hub_time";
+pub(crate) const HUB_TIME: &str = "hub_time";
 
 /// The outbox in numbers, per class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,19 @@ pub struct OutboxNumbers {
     pub refused: u64,
     pub absorbed: u64,
     pub lost: u64,
+}
+
+impl From<ClassStatus> for OutboxNumbers {
+    fn from(c: ClassStatus) -> Self {
+        Self {
+            class: c.class,
+            waiting: c.waiting,
+            waiting_bytes: c.waiting_bytes,
+            refused: c.refused,
+            absorbed: c.absorbed,
+            lost: c.lost,
+        }
+    }
 }
 
 /// The link as the status page and reports see it.
@@ -139,6 +153,7 @@ pub struct Link {
     hello_no: u64,
     report_no: u64,
     next_url: usize,
+    pulse: Pulse,
 }
 
 impl Link {
@@ -153,14 +168,16 @@ impl Link {
             clock_ahead_s: None,
         };
         let (view, seen) = watch::channel(view);
-        (Self { deps, view, hello_no: 0, report_no: 0, next_url: 0 }, seen)
+        (Self { deps, view, hello_no: 0, report_no: 0, next_url: 0, pulse: Pulse::default() }, seen)
     }
 
-    /// Runs until stopped.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until stopped; `pulse` beats while it turns.
+    pub async fn run(mut self, pulse: Pulse, stop: CancellationToken) {
+        self.pulse = pulse;
         let mut backoff = Backoff::default();
         let mut reached = Instant::now();
         while !stop.is_cancelled() {
+            self.pulse.beat();
             let started = Instant::now();
             let ended = self.connection(&stop).await;
             let was_online = self.view.borrow().online;

@@ -7,7 +7,7 @@ use redforge_edge::{
     run, status,
 };
 use redforge_shared::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     daemon::{self, EXIT_CONFIG, LogFormat},
     error::Chain,
     ids::Name,
@@ -177,6 +177,7 @@ fn enroll_host(args: EnrollArgs) -> Result<ExitCode, ExitCode> {
         ca_pin: args.ca_pin,
         name: args.name,
         state_dir: config.state_dir,
+        now: SystemClock.now(),
     };
     let enrolled = runtime(2)?.block_on(enroll::enroll(&request));
     Ok(match enrolled {

@@ -32,6 +32,8 @@ use tokio::{
 
 /// Visitors at the same time.
 const MAX_VISITORS: usize = 16;
+/// How often a taken port is tried again.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything `status` can say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,9 @@ pub struct StatusView {
     /// Bytes that the outbox may hold.
     pub outbox_max_bytes: u64,
     pub facts: HostFacts,
+    /// What does not work and stops nothing, such as a port that is taken.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Who the host is.
@@ -102,6 +107,8 @@ pub struct Page {
     pub clock: SharedClock,
     pub identity: IdentityDir,
     pub stage: watch::Receiver<Stage>,
+    /// Why the loopback port is not open, while it is not.
+    pub port: watch::Receiver<Option<String>>,
     pub outbox_max_bytes: u64,
     pub state_dir: PathBuf,
 }
@@ -121,6 +128,7 @@ impl Page {
             outbox: Vec::new(),
             outbox_max_bytes: self.outbox_max_bytes,
             facts: HostFacts::default(),
+            warnings: self.port.borrow().iter().cloned().collect(),
         };
         match stage {
             Stage::Starting(why) => view.starting = Some(why),
@@ -178,9 +186,26 @@ pub async fn serve_unix(page: Page, listener: UnixListener, tasks: Tasks) {
     }
 }
 
-/// Serves the page on a loopback port.
-pub async fn serve_tcp(page: Page, listener: TcpListener, tasks: Tasks) {
-    let (stop, seats) = (tasks.stop_token(), Arc::new(Semaphore::new(MAX_VISITORS)));
+/// Serves the page on a loopback port. One that is taken is tried again: the page is a convenience, and the agent works
+/// without it.
+pub async fn serve_port(page: Page, addr: SocketAddr, trouble: watch::Sender<Option<String>>, tasks: Tasks) {
+    let stop = tasks.stop_token();
+    let listener = loop {
+        let why = match TcpListener::bind(addr).await {
+            Ok(listener) => break listener,
+            Err(e) => format!("the status page is not on {addr}: {e}; another agent or program has it? (page.listen)"),
+        };
+        let news = trouble.send_if_modified(|t| t.replace(why.clone()).as_ref() != Some(&why));
+        if news {
+            tracing::warn!(reason = why, "status page");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BIND_AGAIN) => {}
+            () = stop.cancelled() => return,
+        }
+    };
+    trouble.send_replace(None);
+    let seats = Arc::new(Semaphore::new(MAX_VISITORS));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -191,11 +216,6 @@ pub async fn serve_tcp(page: Page, listener: TcpListener, tasks: Tasks) {
             Err(e) => pause(&e).await,
         }
     }
-}
-
-/// Opens the loopback port.
-pub async fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await
 }
 
 async fn pause(error: &io::Error) {

@@ -17,6 +17,7 @@ use memory::Remembered;
 use observe::{AppSeen, FlowSets};
 use redforge_shared::{
     clock::SharedClock,
+    daemon::Pulse,
     desired::DesiredState,
     error::Chain,
     flows,
@@ -107,7 +108,7 @@ pub struct Reconciler {
 /// How soon to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// The status is another than before.
+    /// The status is another than before, or something was done that changes it.
     Changed,
     /// Something was done or is being waited for.
     UnderWay,
@@ -168,13 +169,14 @@ impl Reconciler {
         self.logs.subscribe()
     }
 
-    /// Passes until `stop`. A pass that is cut off is as good as one that a crash cut off.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Passes until `stop`; `pulse` beats at each. A pass that is cut off is as good as one that a crash cut off.
+    pub async fn run(mut self, pulse: Pulse, stop: CancellationToken) {
         let mut ledger = self.deps.ledger.subscribe();
         let done = self.jobs.done();
         let mut events: Option<BoxStream<'static, ()>> = None;
         let mut wait = SOON;
         loop {
+            pulse.beat();
             let pace = tokio::select! {
                 () = stop.cancelled() => return,
                 pace = self.pass() => pace,
@@ -273,7 +275,8 @@ impl Reconciler {
         self.publish_sources(&view);
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
-        Ok(match (changed, steps.is_empty() && !coming_up) {
+        let moved = faults.is_empty() && steps.iter().any(plan::Step::moves);
+        Ok(match (changed || moved, steps.is_empty() && !coming_up) {
             (true, _) => Pace::Changed,
             (false, false) => Pace::UnderWay,
             (false, true) => Pace::Settled,

@@ -22,7 +22,7 @@ use crate::{
 use anyhow::Context;
 use redforge_shared::{
     clock::{SharedClock, SystemClock},
-    daemon::{self, Tasks},
+    daemon::{self, Pulse, Tasks},
     error::Chain,
     ids::RunId,
     policy::Policy,
@@ -42,6 +42,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often the outbox's numbers are read again.
 const OUTBOX_TICK: Duration = Duration::from_millis(500);
+/// A loop that has not come round for so long hangs: systemd is told nothing more and starts the agent again. Longer than
+/// the longest wait for an engine that does not answer, several times over: that is no reason to end.
+const HANGS: Duration = Duration::from_secs(900);
 /// How often facts about the machine are measured again.
 const FACTS_TICK: Duration = Duration::from_secs(15);
 
@@ -53,15 +56,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = lock::take(&config.state_dir, &config.status_socket())?;
 
     let (stage, seen) = watch::channel(Stage::Starting("reading its files".into()));
+    let (port_trouble, port) = watch::channel(None);
     let page = Page {
         clock: Arc::clone(&clock),
         identity: identity.clone(),
         stage: seen,
+        port,
         outbox_max_bytes: config.outbox.max_bytes,
         state_dir: config.state_dir.clone(),
     };
-    serve_page(&config, page, &tasks).await?;
-    watchdog(&tasks);
+    serve_page(&config, page, port_trouble, &tasks)?;
+    if let Some(every) = daemon::watchdog_interval() {
+        tasks.spawn("watchdog", daemon::watch(tasks.clone(), every, daemon::notify_watchdog));
+    }
 
     let stop = tasks.stop_token();
     // Whatever ends this, also the one who runs it, ends its tasks: they must not speak for this host beside the next run.
@@ -110,12 +117,12 @@ async fn start(
         start_deadline: config.runtime.start_deadline,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
-    tasks.spawn("reconcile", reconciler.run(stop.clone()));
+    tasks.spawn("reconcile", reconciler.run(tasks.pulse("reconcile", HANGS), stop.clone()));
 
     // After reconcile: whatever is wrong with the records must not keep containers from running.
     let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
-    tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, stop.clone()));
+    tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, tasks.pulse("outbox", HANGS), stop.clone()));
 
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
@@ -137,7 +144,7 @@ async fn start(
         run_id,
         start_no,
     });
-    tasks.spawn("link", link.run(stop.clone()));
+    tasks.spawn("link", link.run(tasks.pulse("link", HANGS), stop.clone()));
     tasks.spawn("ledger", give_up_when_broken(ledger, stop.clone()));
 
     stage.send_replace(Stage::Working(Box::new(Sources { link: link_view, status, outbox, facts })));
@@ -174,30 +181,19 @@ fn ready_line(enrolled: &Enrolled) {
     drop(out.flush());
 }
 
-async fn serve_page(config: &Config, page: Page, tasks: &Tasks) -> anyhow::Result<()> {
+fn serve_page(
+    config: &Config,
+    page: Page,
+    port_trouble: watch::Sender<Option<String>>,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
     let socket = config.status_socket();
     let unix = page::bind_unix(&socket).with_context(|| format!("{} cannot be made", socket.display()))?;
     tasks.spawn("page", page::serve_unix(page.clone(), unix, tasks.clone()));
     if let Some(addr) = config.page_listen {
-        let tcp = page::bind_tcp(addr).await.with_context(|| format!("page.listen: {addr} cannot be opened"))?;
-        tasks.spawn("page on a port", page::serve_tcp(page, tcp, tasks.clone()));
+        tasks.spawn("page on a port", page::serve_port(page, addr, port_trouble, tasks.clone()));
     }
     Ok(())
-}
-
-/// Tells systemd that the runtime still turns, as often as it asked for.
-fn watchdog(tasks: &Tasks) {
-    let Some(every) = daemon::watchdog_interval() else { return };
-    let stop = tasks.stop_token();
-    tasks.spawn("watchdog", async move {
-        let mut tick = tokio::time::interval(every);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => daemon::notify_watchdog(),
-                () = stop.cancelled() => return,
-            }
-        }
-    });
 }
 
 fn say(stage: &watch::Sender<Stage>, why: String) {
@@ -284,21 +280,14 @@ async fn open_outbox(
 /// The outbox's numbers, while it can be read.
 async fn numbers(outbox: &Outbox) -> Option<Vec<OutboxNumbers>> {
     let classes = outbox.status().await.ok()?;
-    let one = |c: crate::db::outbox::ClassStatus| OutboxNumbers {
-        class: c.class,
-        waiting: c.waiting,
-        waiting_bytes: c.waiting_bytes,
-        refused: c.refused,
-        absorbed: c.absorbed,
-        lost: c.lost,
-    };
-    Some(classes.into_iter().map(one).collect())
+    Some(classes.into_iter().map(Into::into).collect())
 }
 
 /// Publishes the outbox's numbers, at most twice a second, and ends the process when the file cannot be trusted.
-async fn watch_outbox(outbox: Outbox, out: watch::Sender<Vec<OutboxNumbers>>, stop: CancellationToken) {
+async fn watch_outbox(outbox: Outbox, out: watch::Sender<Vec<OutboxNumbers>>, pulse: Pulse, stop: CancellationToken) {
     let mut tick = tokio::time::interval(OUTBOX_TICK);
     loop {
+        pulse.beat();
         tokio::select! {
             _ = tick.tick() => {}
             () = outbox.broken() => {

@@ -1,8 +1,8 @@
-//! `redforge-edge status`: one sentence a technician can act on, then tables. The sentence is pure; asking the running
-//! agent, or its files when it does not run, is the thin shell around it.
+//! `redforge-edge status`: one sentence a technician can act on, then tables. Sentence and tables are pure; asking the
+//! running agent, or its files when it does not run, is the thin shell around them.
 use crate::{
     config::Config,
-    db::ledger::Ledger,
+    db::{ledger::Ledger, outbox},
     identity::IdentityDir,
     page::{HostView, StatusView},
     run::lock::{self, Held},
@@ -11,19 +11,22 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use redforge_shared::{
     clock::Clock,
+    error::Chain,
     report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Sync},
 };
+use sentence::{MINUTE, date, grouped, span};
 use std::{fmt::Write as _, path::Path, time::Duration};
-use time::{OffsetDateTime, macros::format_description};
+use time::OffsetDateTime;
 use tokio::net::UnixStream;
+
+mod sentence;
+
+pub use sentence::sentence;
 
 /// Exit code when the agent does not run.
 pub const EXIT_NOT_RUNNING: u8 = 3;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-const MINUTE: i64 = 60;
-const HOUR: i64 = 3_600;
-const DAY: i64 = 86_400;
 
 /// Asks the running agent, or reads its files.
 pub async fn gather(config: &Config, clock: &dyn Clock) -> anyhow::Result<StatusView> {
@@ -72,6 +75,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         outbox: Vec::new(),
         outbox_max_bytes: config.outbox.max_bytes,
         facts: HostFacts::default(),
+        warnings: Vec::new(),
     };
     if !config.state_dir.join("identity").exists() {
         return Ok(view);
@@ -90,6 +94,13 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
             names: Vec::new(),
             instances: desired.state.instances.iter().map(|i| unknown(i, clock.now())).collect(),
         });
+    }
+    let path = config.state_dir.join("outbox.db");
+    if path.exists() {
+        match outbox::peek(&path) {
+            Ok(classes) => view.outbox = classes.into_iter().map(Into::into).collect(),
+            Err(e) => view.warnings.push(format!("the records that wait cannot be counted: {}", Chain(&e))),
+        }
     }
     Ok(view)
 }
@@ -111,82 +122,6 @@ fn unknown(spec: &redforge_shared::desired::InstanceSpec, at: OffsetDateTime) ->
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
     }
-}
-
-/// The first line.
-pub fn sentence(view: &StatusView) -> String {
-    let Some(host) = &view.host else {
-        return "Not enrolled: on the hub run `redforgectl token create`, then the `redforge-edge enroll ...` line it \
-                prints here."
-            .into();
-    };
-    if !view.running {
-        return format!(
-            "The agent is not running; containers of '{}' go on by themselves. Start it: systemctl start redforge-edge, \
-             or redforge-edge run.",
-            host.name
-        );
-    }
-    if let Some(why) = &view.starting {
-        return format!("Starting: {why}.");
-    }
-    let waiting: u64 = view.outbox.iter().map(|n| n.waiting).sum();
-    let Some(link) = &view.link else { return "Starting.".into() };
-    let trouble = trouble(view);
-    if link.online {
-        let records = if waiting == 0 { String::new() } else { format!("; {} records on their way", grouped(waiting)) };
-        let state = trouble.unwrap_or_else(|| "everything up to date".into());
-        return format!("Connected to {} since {}; {state}{records}.", host.hub, short_time(link.since, view.at));
-    }
-    let records =
-        if waiting == 0 { "no records waiting".into() } else { format!("{} records waiting", grouped(waiting)) };
-    let mut text = format!("Working alone since {}; {records}", short_time(link.since, view.at));
-    if let Some(seconds) = dark_seconds(view) {
-        if seconds > 0 {
-            let _ = write!(text, "; can stay dark {}", span(seconds));
-        } else {
-            text.push_str("; the certificate has run out, the host must be enrolled again");
-        }
-    }
-    if let Some(trouble) = trouble {
-        let _ = write!(text, "; {trouble}");
-    }
-    if let Some(error) = &link.last_error {
-        let _ = write!(text, " ({error})");
-    }
-    text.push('.');
-    text
-}
-
-/// What is wrong on the host, if anything.
-fn trouble(view: &StatusView) -> Option<String> {
-    let status = view.status.as_ref()?;
-    if let Some(reason) = status.reason {
-        let names = if status.names.is_empty() { String::new() } else { format!(" ({})", status.names.join(", ")) };
-        return Some(format!("{} {}: {reason}{names}", status.health, status.sync));
-    }
-    let failing = |i: &&InstanceStatus| i.health == Health::Error || i.sync == Sync::Failed;
-    let failing: Vec<&str> = status.instances.iter().filter(failing).map(|i| i.name.as_str()).collect();
-    if !failing.is_empty() {
-        return Some(format!("look at {}", failing.join(", ")));
-    }
-    match (status.health, status.sync) {
-        (Health::Healthy, Sync::UpToDate) => None,
-        (_, Sync::Updating) => Some("updating".into()),
-        (health, sync) => Some(format!("{health}, {sync}")),
-    }
-}
-
-/// For how long the host can go on without its hub: until its certificate ends, or its outbox is full at the rate at
-/// which it filled since the link was lost.
-fn dark_seconds(view: &StatusView) -> Option<i64> {
-    let certificate = view.host.as_ref()?.certificate_not_after.map(|end| (end - view.at).whole_seconds());
-    let bytes: u64 = view.outbox.iter().map(|n| n.waiting_bytes).sum();
-    let alone = view.link.as_ref().map_or(0, |l| (view.at - l.since).whole_seconds());
-    let room = view.outbox_max_bytes.saturating_sub(bytes);
-    // Under a minute alone says nothing about the rate.
-    let outbox = (alone >= MINUTE && bytes > 0).then(|| (room as f64 / (bytes as f64 / alone as f64)) as i64);
-    [certificate, outbox].into_iter().flatten().min()
 }
 
 /// Everything, for a terminal.
@@ -224,6 +159,9 @@ pub fn render(view: &StatusView) -> String {
         }));
         text.push_str(&table(&rows));
     }
+    for warning in &view.warnings {
+        let _ = writeln!(text, "\nWarning: {warning}.");
+    }
     if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {
         let word = if ahead > 0 { "ahead of" } else { "behind" };
         let _ = writeln!(text, "\nThis host's clock is {} {word} the hub's.", span(ahead.abs()));
@@ -236,6 +174,9 @@ fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for i in &status.instances {
         let mut reason = i.reason.map_or_else(|| "-".into(), |r| r.to_string());
+        if let Some(code) = i.exit_code.filter(|_| i.phase == Phase::Crashed) {
+            let _ = write!(reason, " {code}");
+        }
         if !i.names.is_empty() {
             let _ = write!(reason, " ({})", i.names.join(", "));
         }
@@ -265,137 +206,4 @@ fn table(rows: &[Vec<String>]) -> String {
         let _ = writeln!(text, "{}", line.join("  ").trim_end());
     }
     text
-}
-
-/// `1204` as `1,204`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(c);
-    }
-    text
-}
-
-/// The two largest parts of a time span would be noise: one is enough.
-fn span(seconds: i64) -> String {
-    let (n, unit) = match seconds {
-        s if s >= 2 * DAY => (s / DAY, "days"),
-        s if s >= 2 * HOUR => (s / HOUR, "hours"),
-        s if s >= 2 * MINUTE => (s / MINUTE, "minutes"),
-        s => (s, "s"),
-    };
-    format!("{n} {unit}")
-}
-
-/// The clock time if it was today, else the date too. UTC, and it says so.
-fn short_time(at: OffsetDateTime, now: OffsetDateTime) -> String {
-    if (now - at).whole_seconds().abs() < DAY && at.day() == now.day() {
-        at.format(format_description!("[hour]:[minute] UTC")).unwrap_or_default()
-    } else {
-        date(at)
-    }
-}
-
-fn date(at: OffsetDateTime) -> String {
-    at.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::link::{LinkView, OutboxNumbers};
-    use redforge_shared::{ids::HostId, record::RecordClass, report::Reason};
-    use time::macros::datetime;
-
-    fn view() -> StatusView {
-        let at = datetime!(2026-11-23 15:00 UTC);
-        StatusView {
-            at,
-            agent_version: "0.1.0".into(),
-            running: true,
-            starting: None,
-            host: Some(HostView {
-                id: HostId(uuid::Uuid::nil()),
-                name: "edge-1".parse().expect("a name"),
-                site: "plant".parse().expect("a name"),
-                hub: "https://hub:7443".into(),
-                certificate_not_after: Some(at + time::Duration::days(6) + time::Duration::HOUR),
-            }),
-            link: Some(LinkView {
-                online: true,
-                hub: Some("https://hub:7443".into()),
-                since: datetime!(2026-11-23 14:02 UTC),
-                last_error: None,
-                overlay: None,
-                clock_ahead_s: Some(0),
-            }),
-            status: Some(HostStatus {
-                generation: 4,
-                spec_sha256: None,
-                health: Health::Healthy,
-                sync: Sync::UpToDate,
-                reason: None,
-                names: vec![],
-                instances: vec![],
-            }),
-            outbox: vec![],
-            outbox_max_bytes: 8 << 30,
-            facts: HostFacts::default(),
-        }
-    }
-
-    fn waiting(records: u64, bytes: u64) -> Vec<OutboxNumbers> {
-        let class = RecordClass::Vector;
-        vec![OutboxNumbers { class, waiting: records, waiting_bytes: bytes, refused: 0, absorbed: 0, lost: 0 }]
-    }
-
-    #[test]
-    fn a_connected_host_says_so() {
-        assert_eq!(sentence(&view()), "Connected to https://hub:7443 since 14:02 UTC; everything up to date.");
-    }
-
-    #[test]
-    fn a_host_that_works_alone_says_how_long_it_can() {
-        let mut view = view();
-        view.link.as_mut().expect("a link").online = false;
-        view.outbox = waiting(1_204, 3_000_000);
-        assert_eq!(sentence(&view), "Working alone since 14:02 UTC; 1,204 records waiting; can stay dark 6 days.");
-        // 1 GiB in 58 minutes fills what is left of 8 GiB long before the certificate ends.
-        view.outbox = waiting(1_204, 1 << 30);
-        assert!(sentence(&view).contains("can stay dark 6 hours"), "{}", sentence(&view));
-    }
-
-    #[test]
-    fn trouble_is_named() {
-        let mut view = view();
-        let status = view.status.as_mut().expect("a status");
-        status.sync = Sync::Failed;
-        status.reason = Some(Reason::SpecRefused);
-        status.names = vec!["instances[0].flavour".into()];
-        assert!(sentence(&view).contains("Failed: SpecRefused (instances[0].flavour)"), "{}", sentence(&view));
-    }
-
-    #[test]
-    fn a_host_that_is_not_enrolled_or_not_running_says_what_to_do() {
-        let mut view = view();
-        view.running = false;
-        assert!(sentence(&view).starts_with("The agent is not running"));
-        view.host = None;
-        assert!(sentence(&view).starts_with("Not enrolled: on the hub run `redforgectl token create`"));
-    }
-
-    #[test]
-    fn numbers_and_spans_read_well() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(
-            (span(59), span(120), span(7_200), span(2 * DAY)),
-            ("59 s".into(), "2 minutes".into(), "2 hours".into(), "2 days".into())
-        );
-    }
 }

@@ -2,7 +2,12 @@
 //!
 //! A task that ends before the stop token fires stops the whole process: systemd starts it again, and nothing runs on
 //! with a dead room.
-use std::{future::Future, io::IsTerminal, time::Duration};
+use std::{
+    future::Future,
+    io::IsTerminal,
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, Instant},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -55,6 +60,33 @@ pub fn init_tracing(filter: &str, format: LogFormat, journal: bool) {
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    pulses: Arc<Mutex<Vec<Watched>>>,
+}
+
+/// What a loop shows to prove that it turns; one that nobody watches proves nothing.
+#[derive(Debug, Default)]
+pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+
+impl Pulse {
+    /// The loop has come round.
+    pub fn beat(&self) {
+        *self.0.lock().expect("nobody panics while holding a pulse") = Some(Instant::now());
+    }
+}
+
+#[derive(Debug)]
+struct Watched {
+    name: &'static str,
+    limit: Duration,
+    last: Weak<Mutex<Option<Instant>>>,
+}
+
+impl Watched {
+    /// A loop that has ended is no longer watched: its end is its task's to tell.
+    fn hangs(&self) -> bool {
+        let last = self.last.upgrade().and_then(|l| *l.lock().expect("nobody panics while holding a pulse"));
+        last.is_some_and(|last| last.elapsed() > self.limit)
+    }
 }
 
 impl Tasks {
@@ -66,6 +98,21 @@ impl Tasks {
     /// Fires when the process should end.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// A pulse that counts as stopped when it has not beaten for `limit`.
+    pub fn pulse(&self, name: &'static str, limit: Duration) -> Pulse {
+        let pulse = Pulse::default();
+        pulse.beat();
+        let watched = Watched { name, limit, last: Arc::downgrade(&pulse.0) };
+        self.pulses.lock().expect("nobody panics while holding the pulses").push(watched);
+        pulse
+    }
+
+    /// A loop that should have come round long ago.
+    pub fn hanging(&self) -> Option<&'static str> {
+        let pulses = self.pulses.lock().expect("nobody panics while holding the pulses");
+        pulses.iter().find(|w| w.hangs()).map(|w| w.name)
     }
 
     /// Runs `task` until it ends. If it ends, or panics, before the stop token fired, the process stops.
@@ -136,7 +183,70 @@ fn notify_stopping() {
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
 }
 
+/// Calls `alive` every so often while every watched loop turns, until the stop. That this runs at all shows that the
+/// runtime turns.
+pub async fn watch(tasks: Tasks, every: Duration, alive: impl Fn() + Send + 'static) {
+    let stop = tasks.stop_token();
+    let mut tick = tokio::time::interval(every);
+    let mut said = None;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let hanging = tasks.hanging();
+        match hanging {
+            None => alive(),
+            Some(name) if said != hanging => {
+                tracing::error!(task.name = name, "loop hangs, the watchdog is left to bite");
+            }
+            Some(_) => {}
+        }
+        said = hanging;
+    }
+}
+
 /// How often systemd wants to hear `notify_watchdog`: half of its limit, or none without a watchdog.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    #[tokio::test]
+    async fn the_watchdog_hears_nothing_while_a_loop_hangs_and_again_when_it_turns() {
+        let tasks = Tasks::new();
+        let pulse = tasks.pulse("loop", Duration::from_millis(300));
+        let (out, mut heard) = mpsc::unbounded_channel();
+        tasks.spawn_job(watch(tasks.clone(), Duration::from_millis(10), move || {
+            // The test has heard enough.
+            let _ = out.send(());
+        }));
+        let deadline = Duration::from_secs(60);
+        tokio::time::timeout(deadline, heard.recv()).await.expect("in time").expect("it turns");
+        // It does not beat any more.
+        tokio::time::timeout(deadline, async {
+            while tasks.hanging().is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("in time");
+        assert_eq!(tasks.hanging(), Some("loop"));
+        // One may have been under way.
+        while heard.try_recv().is_ok() {}
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), heard.recv()).await.is_err(),
+            "a hanging loop was reported as alive"
+        );
+        pulse.beat();
+        tokio::time::timeout(deadline, heard.recv()).await.expect("in time").expect("it turns again");
+        // A loop that ended is its task's to tell.
+        drop(pulse);
+        assert_eq!(tasks.hanging(), None);
+        tasks.stop_token().cancel();
+    }
 }

@@ -99,6 +99,25 @@ pub struct NodeRed {
     /// Instance of this host that answers OLLAMA_URL; none = the only ollama there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Name>,
+    /// Topic filters below `redforge/` or `$` that the instance may read beside the application's own topics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
+}
+
+/// Most topic filters that an instance may name.
+pub const MAX_READS: usize = 16;
+
+/// Is this a topic filter that can stand on a line of its own in a broker's list of rights?
+pub fn is_topic_filter(s: &str) -> bool {
+    let levels_ok = |(i, level): (usize, &str)| match level {
+        "+" => true,
+        "#" => i + 1 == s.split('/').count(),
+        _ => !level.contains(['+', '#']),
+    };
+    !s.is_empty()
+        && s.len() <= 256
+        && s.chars().all(|c| c.is_ascii_graphic())
+        && s.split('/').enumerate().all(levels_ok)
 }
 
 /// An MQTT broker for the host's instances.

@@ -261,6 +261,10 @@ pub struct NodeRed {
     /// Ollama instance of the same host; none = the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Name>,
+    /// MQTT topic filters that it may read beside the application's own topics, such as `redforge/records/event` or
+    /// `$SYS/broker/clients/#`. Without a word here an instance reads nothing below `redforge/` and `$`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
 }
 
 /// A broker's queue limits; what is absent has its default.

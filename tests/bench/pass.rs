@@ -87,6 +87,7 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         host,
         pool: "10.231.64.0/18".parse().context("the pool")?,
         subnet: None,
+        start_deadline: Duration::from_secs(120),
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(90);

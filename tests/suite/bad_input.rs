@@ -81,6 +81,39 @@ async fn binary_garbage_on_both_doors_harms_nobody() {
     assert!(hub.process.as_mut().is_some_and(Process::is_running));
 }
 
+/// Noise behind a good TLS handshake, with and without the opening words of HTTP/2.
+#[tokio::test]
+async fn binary_garbage_inside_tls_harms_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    redforge_shared::daemon::install_crypto();
+    let mut hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    let trust = || redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
+    let floor = time::OffsetDateTime::UNIX_EPOCH;
+    let noise: Vec<u8> = (0..70_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for port in [hub.agents_port, hub.operators_port] {
+        for opening in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let config = redforge_shared::tls::client_config(trust(), None, floor).expect("good");
+            let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+            let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("the door is open");
+            let name = rustls_pki_types::ServerName::try_from(redforge_shared::tls::HUB_NAME).expect("a name");
+            let mut stream = connector.connect(name, tcp).await.expect("TLS");
+            // The door may close before it has read all of it.
+            drop(stream.write_all(opening.as_bytes()).await);
+            drop(stream.write_all(&noise).await);
+            drop(stream.flush().await);
+            // It is closed on us, and not kept open for ever.
+            let mut answer = Vec::new();
+            let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+            assert!(closed.is_ok(), "port {port} keeps a talker of nonsense ('{opening}')");
+        }
+    }
+    operator.site("plant").await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    assert!(hub.process.as_mut().is_some_and(Process::is_running));
+}
+
 /// A host that this story enrolls with its own hands.
 async fn handmade(hub: &TestHub) -> redforge_shared::tls::Identity {
     redforge_shared::daemon::install_crypto();
@@ -192,6 +225,69 @@ async fn an_agent_without_a_docker_socket_stays_up_and_says_so() {
         .await;
     assert_eq!(host.health(), pb::Health::Error);
     assert!(agent.process.as_mut().is_some_and(Process::is_running));
+}
+
+/// The engine comes after the agent: nobody has to tell it.
+#[tokio::test]
+async fn docker_an_engine_that_appears_later_is_used_by_itself() {
+    let hub = TestHub::start().await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    agent.up().await;
+    let mut operator = hub.operator().await;
+    operator.apply(&crate::words::idler("press-1", "worker")).await;
+    operator
+        .host_when("press-1", "the absent engine is reported", |h| h.reason() == pb::StatusReason::RuntimeUnreachable)
+        .await;
+    let said = text(&agent.status(&[]));
+    let first = said.lines().next().unwrap_or_default();
+    assert!(first.contains("Docker does not answer") && first.contains("systemctl status docker"), "{said}");
+    std::os::unix::fs::symlink("/var/run/docker.sock", agent.dir().join("no.sock")).expect("own folder");
+    operator.running("press-1", "worker").await;
+    operator
+        .host_when("press-1", "the host is well", |h| {
+            h.health() == pb::Health::Healthy && h.sync() == pb::Sync::UpToDate
+        })
+        .await;
+    let said = text(&agent.status(&[]));
+    assert!(said.lines().next().is_some_and(|l| l.contains("everything up to date")), "{said}");
+}
+
+/// What was acked at the edge while the hub's PostgreSQL was away arrives, once.
+#[tokio::test]
+async fn docker_no_acked_record_is_lost_while_postgresql_is_away() {
+    let mut hub = TestHub::start().await;
+    let agent = TestAgent::start(&hub, "press-1").await;
+    let mut operator = hub.operator().await;
+    let manifests = crate::words::broker("press-1") + &crate::words::node_red("press-1", "flows", None);
+    operator.apply(&manifests).await;
+    let at = redforge_tests::flowless::broker_of(&mut operator, &agent).await;
+    let journal = agent.dir().join("acked.jsonl");
+    let mut publisher = redforge_tests::publisher::Publisher::new(&at, "rft-publisher", &journal);
+    for round in ["before", "away", "after"] {
+        if round == "away" {
+            hub.postgres.down();
+        }
+        if round == "after" {
+            hub.postgres.up();
+        }
+        for i in 0..100 {
+            publisher.publish(&format!("{round}-{i}")).await;
+            while publisher.unacked() > 40 {
+                publisher.turn().await;
+            }
+        }
+        publisher.all_acked().await;
+    }
+    let pool = hub.postgres.pool().await;
+    eventually("everything acked has arrived", async || {
+        let n: i64 = sqlx::query_scalar("SELECT count(*) FROM record_event").fetch_one(&pool).await.expect("there");
+        when(n == 300, n)
+    })
+    .await;
+    assert!(hub.process.as_mut().is_some_and(Process::is_running), "the hub died with its PostgreSQL");
+    let checked = hub.checker(&["--keyed", &journal.display().to_string()]);
+    assert!(checked.good, "{}", checked.text);
 }
 
 #[test]

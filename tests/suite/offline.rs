@@ -59,6 +59,46 @@ async fn docker_an_agent_restarted_in_the_dark_runs_what_it_last_knew() {
     assert!(first.contains("alone") || first.contains("Alone"), "{said}");
 }
 
+/// The agent's words at the machine, while it runs and after it was stopped.
+#[tokio::test]
+async fn docker_a_stopped_agent_still_tells_how_many_records_wait() {
+    let mut hub = TestHub::start().await;
+    let mut agent = TestAgent::start(&hub, "press-1").await;
+    let mut operator = hub.operator().await;
+    operator.apply(&(crate::words::broker("press-1") + &crate::words::node_red("press-1", "flows", None))).await;
+    let at = redforge_tests::flowless::broker_of(&mut operator, &agent).await;
+    hub.stop().await;
+    let mut publisher = redforge_tests::publisher::Publisher::new(&at, "rft-publisher", &agent.dir().join("acked"));
+    for i in 0..7 {
+        publisher.publish(&format!("dark-{i}")).await;
+    }
+    publisher.all_acked().await;
+    eventually("status counts what waits", async || {
+        let output = agent.status(&[]);
+        let said = text(&output);
+        when(
+            output.status.code() == Some(0) && said.starts_with("Working alone") && said.contains("7 records waiting"),
+            said,
+        )
+    })
+    .await;
+    agent.kill9();
+    let output = agent.status(&[]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.starts_with("The agent is not running; containers of 'press-1' go on by themselves"), "{said}");
+    assert!(said.lines().next().is_some_and(|l| l.contains("7 records waiting")), "{said}");
+    // Looking has changed nothing: the records go up once everybody is back.
+    hub.up().await;
+    agent.up().await;
+    let pool = hub.postgres.pool().await;
+    eventually("what waited has arrived", async || {
+        let n: i64 = sqlx::query_scalar("SELECT count(*) FROM record_event").fetch_one(&pool).await.expect("there");
+        when(n == 7, n)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_host_that_goes_dark_is_offline_and_comes_back_online() {
     let hub = TestHub::start_with(Wishes::default()).await;

@@ -17,6 +17,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for TCP, and again for TLS and HTTP/2.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the first word of a hub that has our certificate.
+const FIRST_WORD: Duration = Duration::from_secs(3);
 /// A silent peer is asked after this long...
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// ...and given up this much later.
@@ -79,6 +81,8 @@ pub enum DialError {
         #[source]
         source: io::Error,
     },
+    #[error("{url} refuses this host's certificate ({alert})")]
+    Refused { url: HubUrl, alert: String },
     #[error("{url} does not speak HTTP/2")]
     Http2 {
         url: HubUrl,
@@ -105,10 +109,44 @@ pub async fn dial(url: &HubUrl, tls: Arc<ClientConfig>) -> Result<Channel, DialE
         }
         DialError::Tls { url: url.clone(), source }
     })?;
+    let stream = admitted(stream, url).await?;
     let endpoint = endpoint();
     let opening = endpoint.connect_with_connector(once(stream));
     let channel = tokio::time::timeout(CONNECT_TIMEOUT, opening).await.map_err(late)?;
     channel.map_err(|source| DialError::Http2 { url: url.clone(), source })
+}
+
+/// Waits for the hub's first word. With TLS 1.3 our side of the handshake is over before the hub has looked at our
+/// certificate; were we to speak at once, its refusal would be lost in a broken connection.
+async fn admitted(mut stream: TlsStream<TcpStream>, url: &HubUrl) -> Result<TlsStream<TcpStream>, DialError> {
+    let (tcp, tls) = stream.get_mut();
+    // A hub that waits for us to begin has not refused us.
+    if tokio::time::timeout(FIRST_WORD, tcp.readable()).await.is_err() {
+        return Ok(stream);
+    }
+    let failed = |source| DialError::Tls { url: url.clone(), source };
+    match tls.read_tls(&mut Socket(tcp)) {
+        Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(stream),
+        Err(e) => return Err(failed(e)),
+    }
+    match tls.process_new_packets() {
+        Ok(_) => Ok(stream),
+        Err(rustls::Error::AlertReceived(alert)) => {
+            Err(DialError::Refused { url: url.clone(), alert: format!("{alert:?}") })
+        }
+        Err(e) => Err(failed(io::Error::other(e))),
+    }
+}
+
+/// What has arrived on a socket, without waiting.
+struct Socket<'a>(&'a TcpStream);
+
+impl io::Read for Socket<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
 }
 
 fn endpoint() -> Endpoint {

@@ -150,6 +150,7 @@ impl Session {
                     dirty = true;
                 }
                 _ = beat.tick() => {
+                    link.pulse.beat();
                     dirty = dirty || said.as_ref() != Some(&link.say());
                     if !dirty {
                         // A full channel holds something newer than a heartbeat.

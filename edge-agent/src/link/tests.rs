@@ -1,6 +1,7 @@
 //! The link against a hub that the test plays: the rules of hello, desired state, blobs, renewal and enrollment.
 use super::{fake_hub::*, *};
 use crate::enroll::{self, EnrollError, Outcome};
+use redforge_shared::daemon::Pulse;
 use redforge_shared::{
     clock::SystemClock,
     ids::Digest,
@@ -28,6 +29,7 @@ fn request(hub: &FakeHub, state: &std::path::Path, token: &str) -> enroll::Reque
         ca_pin: hub.pin,
         name: None,
         state_dir: state.to_owned(),
+        now: datetime!(2026-11-01 00:00 UTC),
     }
 }
 
@@ -67,7 +69,7 @@ async fn agent(hub: &FakeHub) -> Agent {
     let (link, view) = Link::new(deps);
     let stop = CancellationToken::new();
     let mut task = tokio::task::JoinSet::new();
-    task.spawn(link.run(stop.clone()));
+    task.spawn(link.run(Pulse::default(), stop.clone()));
     Agent { state, ledger, view, status, stop, task }
 }
 

@@ -212,7 +212,8 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
         // The runtime still has what it was given, and shows it in another form: giving it again changes nothing.
         let given = memory.deployed.get(&wanted.name).is_some_and(|(d, rev)| *d == digest && *rev == seen.rev);
         if !given || seen.credentials_missing {
-            let full = !memory.deployed.contains_key(&wanted.name);
+            // Other credentials alone restart no node: a partial deploy would leave the broker's node without them.
+            let full = seen.credentials_missing || !memory.deployed.contains_key(&wanted.name);
             steps.push(Step::DeployFlows { instance, id, digest, full });
         }
     } else if seen.stopped {

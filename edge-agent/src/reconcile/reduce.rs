@@ -142,21 +142,23 @@ fn volume(instance: &Name, purpose: VolumePurpose) -> VolumeFound {
     VolumeFound { instance: instance.clone(), purpose }
 }
 
-/// The host is as well, and as far, as the worst of its instances.
-pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>) -> HostStatus {
+/// The host is as well, and as far, as the worst of its instances. `leaving`: containers that nobody wants any more are
+/// still there.
+pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, leaving: bool) -> HostStatus {
     let health =
         |h: Health| [Health::Healthy, Health::Unknown, Health::Degraded, Health::Error].iter().position(|x| *x == h);
     let sync = |s: Sync| {
         let order = [Sync::UpToDate, Sync::Paused, Sync::Updating, Sync::OutOfDate, Sync::Drifted, Sync::RolledBack];
         order.iter().position(|x| *x == s).unwrap_or(order.len())
     };
+    let idle = leaving.then_some(Sync::Updating);
     let worst = instances.iter().max_by_key(|i| (health(i.health), sync(i.sync)));
     let explains = worst.filter(|w| w.health != Health::Healthy || w.sync != Sync::UpToDate);
     HostStatus {
         generation: accepted.generation,
         spec_sha256: Some(accepted.sha256),
         health: worst.map_or(Health::Healthy, |w| w.health),
-        sync: instances.iter().map(|i| i.sync).max_by_key(|s| sync(*s)).unwrap_or(Sync::UpToDate),
+        sync: instances.iter().map(|i| i.sync).chain(idle).max_by_key(|s| sync(*s)).unwrap_or(Sync::UpToDate),
         reason: explains.and_then(|w| w.reason),
         names: explains.map(|w| w.names.clone()).unwrap_or_default(),
         instances,

@@ -143,7 +143,9 @@ impl Reconciler {
         for good in good {
             memory.set_good(&self.deps.ledger, good).await?;
         }
-        let status = reduce::host_status(&view.accepted, instances);
+        let wanted = |c: &ContainerSeen| view.chosen.state.instance(c.instance.as_str()).is_some();
+        let leaving = view.seen.containers.iter().any(|c| !wanted(c));
+        let status = reduce::host_status(&view.accepted, instances, leaving);
         Ok(self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status))
     }
 

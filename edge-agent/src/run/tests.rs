@@ -11,8 +11,9 @@ use redforge_shared::wire::pb::{self, session_request::Message as Up};
 fn config(dir: &Path) -> Config {
     let flags = Flags { state_dir: Some(dir.to_owned()), ..Flags::default() };
     let home = ("HOME".to_owned(), "/nonexistent".to_owned());
+    let page = ("REDFORGE_EDGE__PAGE__LISTEN".to_owned(), "off".to_owned());
     let socket = ("REDFORGE_EDGE__RUNTIME__DOCKER_SOCKET".to_owned(), dir.join("no.sock").display().to_string());
-    Config::load(&flags, &Environment { vars: vec![home, socket], root: false }).expect("valid settings")
+    Config::load(&flags, &Environment { vars: vec![home, socket, page], root: false }).expect("valid settings")
 }
 
 async fn sentence(config: &Config, wanted: &str) -> String {
@@ -46,6 +47,7 @@ async fn an_agent_waits_for_its_enrollment_and_lives_without_docker_and_without_
         ca_pin: hub.pin,
         name: None,
         state_dir: state.path().to_owned(),
+        now: time::macros::datetime!(2026-11-01 00:00 UTC),
     };
     enroll::enroll(&request).await.expect("enrolled");
     let mut side = hub.session().await;
@@ -74,7 +76,7 @@ async fn an_agent_waits_for_its_enrollment_and_lives_without_docker_and_without_
     drop(side);
     drop(hub);
     let shown = sentence(&config, "Working alone since").await;
-    assert!(shown.contains("RuntimeUnreachable"), "{shown}");
+    assert!(shown.contains("Docker does not answer"), "{shown}");
     assert!(agent.try_join_next().is_none(), "the agent must go on");
 
     // Its state folder is taken.
@@ -93,6 +95,7 @@ async fn every_start_counts_and_the_lock_is_free_after_a_kill() {
         ca_pin: hub.pin,
         name: None,
         state_dir: state.path().to_owned(),
+        now: time::macros::datetime!(2026-11-01 00:00 UTC),
     };
     enroll::enroll(&request).await.expect("enrolled");
     let mut starts = Vec::new();
@@ -107,4 +110,25 @@ async fn every_start_counts_and_the_lock_is_free_after_a_kill() {
         agent.shutdown().await;
     }
     assert_eq!(starts, [1, 2], "every start counts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_a_warning_and_is_tried_again() {
+    let state = tempfile::tempdir().expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("an address");
+    let config = Config { page_listen: Some(addr), ..config(state.path()) };
+    let mut agent = tokio::task::JoinSet::new();
+    agent.spawn(run(config.clone()));
+    let shown = sentence(&config, "Not enrolled").await;
+    assert!(shown.contains(&format!("Warning: the status page is not on {addr}")), "{shown}");
+    drop(taken);
+    let opened = async {
+        while tokio::net::TcpStream::connect(addr).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, opened).await.expect("the port is opened once it is free");
+    let shown = sentence(&config, "Not enrolled").await;
+    assert!(!shown.contains("Warning"), "{shown}");
 }

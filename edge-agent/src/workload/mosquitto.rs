@@ -7,7 +7,7 @@ use crate::runtime::File;
 use aws_lc_rs::pbkdf2;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use redforge_shared::{
-    desired::{DesiredState, InstanceSpec, Mosquitto, Workload},
+    desired::{DesiredState, InstanceSpec, MAX_READS, Mosquitto, Workload, is_topic_filter},
     ids::Name,
 };
 use std::{fmt::Write as _, num::NonZeroU32};
@@ -27,7 +27,7 @@ const ITERATIONS: u32 = 101;
 pub(super) fn secrets(broker: &Name, desired: &DesiredState) -> Vec<SecretNeed> {
     users(broker, desired)
         .into_iter()
-        .flat_map(|user| [(password_name(broker, &user), 24), (salt_name(broker, &user), 12)])
+        .flat_map(|user| [(password_name(broker, &user.name), 24), (salt_name(broker, &user.name), 12)])
         .collect()
 }
 
@@ -44,15 +44,24 @@ pub fn password(secrets: &Secrets, broker: &Name, user: &str) -> String {
     secret_text(secrets, &password_name(broker, user))
 }
 
+/// Who may use the broker, with what it may read beside the application's topics.
+struct User {
+    name: String,
+    reads: Vec<String>,
+}
+
 /// The agent, and every instance that is to use this broker.
-fn users(broker: &Name, desired: &DesiredState) -> Vec<String> {
-    let mut users = vec![AGENT_USER.to_owned()];
+fn users(broker: &Name, desired: &DesiredState) -> Vec<User> {
+    let reads = ["redforge/records/+", "$SYS/broker/publish/messages/dropped"].map(str::to_owned).to_vec();
+    let mut users = vec![User { name: AGENT_USER.to_owned(), reads }];
     for spec in &desired.instances {
         if let Workload::NodeRed(n) = &spec.workload
             && let Ok(Some(name)) = serving(desired, n.broker.as_ref(), |w| matches!(w, Workload::Mosquitto(_)))
             && name == broker
         {
-            users.push(spec.name.to_string());
+            // A filter that is none could be a line of its own.
+            let reads = n.reads.iter().filter(|f| is_topic_filter(f)).take(MAX_READS).cloned().collect();
+            users.push(User { name: spec.name.to_string(), reads });
         }
     }
     users
@@ -100,22 +109,32 @@ fn config(w: &Mosquitto) -> String {
     )
 }
 
-/// The host's instances form one trust domain: each may use any topic but the broker's own (`#` does not match `$SYS`).
-/// The agent only reads, and only what it collects.
-fn acl(users: &[String]) -> String {
-    let mut text =
-        format!("user {AGENT_USER}\ntopic read redforge/records/+\ntopic read $SYS/broker/publish/messages/dropped\n");
-    for user in users.iter().filter(|u| *u != AGENT_USER) {
-        let _ = write!(text, "\nuser {user}\ntopic readwrite #\n");
+/// Who may do what. Everything below `redforge/` is closed but for handing in records; the broker's own topics (`$SYS`,
+/// `$CONTROL`) are not matched by `#`; the rest is the application's, and free to all instances of the host.
+///
+/// A denial stands before every permission of its list, and the list of patterns is asked after a user's own: so the
+/// denial is a pattern, and what a user may do below `redforge/` is their own. (The broker warns that these patterns name
+/// no user; they are meant for all.)
+fn acl(users: &[User]) -> String {
+    let mut text = String::new();
+    for User { name, reads } in users {
+        let _ = writeln!(text, "user {name}");
+        if name != AGENT_USER {
+            text.push_str("topic write redforge/records/+\n");
+        }
+        for filter in reads {
+            let _ = writeln!(text, "topic read {filter}");
+        }
+        text.push('\n');
     }
-    text
+    text + "pattern deny redforge/#\npattern readwrite #\n"
 }
 
 /// Lines as mosquitto_passwd writes them: `user:$7$iterations$salt$hash`, PBKDF2 with SHA-512.
-fn passwd(broker: &Name, users: &[String], secrets: &Secrets) -> String {
+fn passwd(broker: &Name, users: &[User], secrets: &Secrets) -> String {
     let iterations = NonZeroU32::new(ITERATIONS).expect("the figure is not zero");
     let mut text = String::new();
-    for user in users {
+    for User { name: user, .. } in users {
         let salt = secrets.get(&salt_name(broker, user)).expect("`secrets` names every salt");
         let mut hash = [0; 64];
         let password = password(secrets, broker, user);
@@ -123,4 +142,22 @@ fn passwd(broker: &Name, users: &[String], secrets: &Secrets) -> String {
         let _ = writeln!(text, "{user}:$7${ITERATIONS}${}${}", BASE64.encode(salt), BASE64.encode(hash));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_written_line_by_line() {
+        let user = |name: &str, reads: &[&str]| User {
+            name: name.into(),
+            reads: reads.iter().map(|r| (*r).to_owned()).collect(),
+        };
+        insta::assert_snapshot!(acl(&[
+            user(AGENT_USER, &["redforge/records/+"]),
+            user("flows", &[]),
+            user("watcher", &["$SYS/broker/clients/#"]),
+        ]));
+    }
 }

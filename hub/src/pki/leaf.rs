@@ -152,7 +152,8 @@ fn leaf_params(
     params.distinguished_name = dn;
     params.subject_alt_names = vec![san];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.not_before = now - BACKDATE;
+    // Not by more than a small part of its life, so that half of a short life is not over when it begins.
+    params.not_before = now - BACKDATE.min(time::Duration::try_from(life / 20).unwrap_or(BACKDATE));
     // Whole seconds, as X.509 writes them: what is stored equals what is presented.
     params.not_after = (now + life).min(authority.issuing_not_after).replace_nanosecond(0).unwrap_or(now);
     params.serial_number = Some(SerialNumber::from_slice(&serial()?));
@@ -190,6 +191,19 @@ mod tests {
         assert_eq!(presented, Presented { host, serial: leaf.serial, not_after: leaf.not_after });
         let (_, cert) = X509Certificate::from_der(&leaf.certificate).expect("x509");
         assert_eq!(cert.subject().to_string(), format!("CN={host}"));
+    }
+
+    #[test]
+    fn half_of_a_short_life_still_lies_ahead() {
+        let dir = tempfile::tempdir().expect("dir");
+        let authority = authority_in(dir.path());
+        for life_s in [60, 600, 7 * 86_400] {
+            let now = SystemClock.now();
+            let leaf = issue_server(&authority, &[], now, Duration::from_secs(life_s)).expect("leaf");
+            let half = leaf.not_before + (leaf.not_after - leaf.not_before) / 2;
+            let share = (half - now) / time::Duration::seconds(life_s as i64);
+            assert!((0.4..0.55).contains(&share), "{life_s} s: renewal is due after {share} of it");
+        }
     }
 
     #[test]

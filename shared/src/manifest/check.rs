@@ -1,6 +1,9 @@
 //! What types cannot say about a manifest: (path, problem) for everything that is wrong with it. Pure.
 use super::{FlowSource, InstanceSpec, Kind, Manifest};
-use crate::{desired::Probe, flows::Flows};
+use crate::{
+    desired::{MAX_READS, Probe, is_topic_filter},
+    flows::Flows,
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,6 +97,13 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
         }
         if mosquitto.max_inflight_messages == Some(0) {
             say(found, "spec.mosquitto.maxInflightMessages", "must be 1 to 65535".into());
+        }
+    }
+    for (i, filter) in spec.node_red.iter().flat_map(|n| &n.reads).enumerate() {
+        if !is_topic_filter(filter) || i >= MAX_READS {
+            let problem = format!("'{}' is not a topic filter such as redforge/records/event", shown(filter));
+            let problem = if i >= MAX_READS { format!("more than {MAX_READS} filters") } else { problem };
+            say(found, format!("spec.nodeRed.reads[{i}]"), problem);
         }
     }
     if let Some(container) = &spec.container {

@@ -44,6 +44,7 @@ impl InstanceSpec {
                     flow_set: section.flow_set.as_ref().and_then(flow_set),
                     broker: section.broker,
                     ollama: section.ollama,
+                    reads: section.reads,
                 })
             }
             Kind::Mosquitto => {

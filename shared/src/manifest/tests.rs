@@ -109,6 +109,24 @@ spec:
 }
 
 #[test]
+fn a_topic_filter_that_could_be_a_second_line_of_rights_is_refused() {
+    let reads = |filter: &str| {
+        let filter = serde_json::Value::from(filter);
+        errors(&format!(
+            "apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  \
+             kind: node-red\n  image: a:1\n  nodeRed:\n    reads:\n      - {filter}\n"
+        ))
+    };
+    for good in ["redforge/records/event", "redforge/records/+", "$SYS/broker/clients/#", "#"] {
+        assert!(parse(&format!("apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  kind: node-red\n  image: a:1\n  nodeRed: {{reads: [\"{good}\"]}}\n")).is_ok(), "{good}");
+    }
+    for bad in ["", "a b", "a\nuser b", "a/#/b", "a#", "+a/b", &"x".repeat(300)] {
+        let said = reads(bad);
+        assert!(said.contains("spec.nodeRed.reads[0]"), "{bad:?}: {said}");
+    }
+}
+
+#[test]
 fn fields_deep_inside_keep_their_line() {
     let with = |tail: &str| {
         format!(

@@ -1,10 +1,11 @@
 //! A full disk: the state folder is a small tmpfs that the story fills until a write fails, and frees again.
 use crate::words::{broker, node_red};
+use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
     flowless::broker_of,
     hub::TestHub,
-    place::{Process, Tmpfs, binary, command, folder, free_port, is_root},
+    place::{Process, Tmpfs, binary, command, folder, free_port, is_root, text},
     publisher::Publisher,
     wait::{eventually, eventually_within, when},
 };
@@ -42,7 +43,15 @@ async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_re
     })
     .await;
     assert!(agent.process.as_mut().is_some_and(Process::is_running), "the agent died of a full disk");
+    eventually("the hub and `status` name the full disk", async || {
+        let host = operator.host("press-1").await.map_err(|s| s.to_string())?;
+        let said = text(&agent.status(&[]));
+        let named = host.reason() == pb::StatusReason::DiskFull && said.contains("the disk is full: free some space");
+        when(named, (host.reason(), said))
+    })
+    .await;
     fs::remove_file(filler).expect("own file");
+    operator.host_when("press-1", "the host is well again", |h| h.reason() != pb::StatusReason::DiskFull).await;
     let pool = hub.postgres.pool().await;
     eventually("everything acked arrives after the disk is freed", async || {
         let n: i64 = sqlx::query_scalar("SELECT count(*) FROM record_event").fetch_one(&pool).await.expect("there");

@@ -228,6 +228,21 @@ impl Step {
     }
 }
 
+impl Step {
+    /// Is the host another one behind it, so that the next look should come soon?
+    pub fn moves(&self) -> bool {
+        matches!(
+            self,
+            Self::Remove { .. }
+                | Self::Create { .. }
+                | Self::Start { .. }
+                | Self::TakeName { .. }
+                | Self::Reload { .. }
+                | Self::DeployFlows { .. }
+        )
+    }
+}
+
 /// One line per step, for logs and for reviewers of snapshots.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
