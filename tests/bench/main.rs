@@ -20,6 +20,10 @@ use ground::Ground;
 use report::Report;
 use std::{path::PathBuf, time::Instant};
 
+/// The hub's allocator, because its ingest runs in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures RedForge beside the limits of the machine.
 #[derive(Parser)]
 struct Cli {

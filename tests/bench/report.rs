@@ -112,6 +112,7 @@ impl Report {
         )
         .expect("text takes text");
         for e in &self.0 {
+            let ratio = e["ratio"].as_f64().map_or_else(|| "-".into(), |r| format!("{r:.3}"));
             let number = |v: &Value| v.as_f64().map_or_else(|| "-".into(), short);
             let spread = match e["ratio_spread"].as_array().map(Vec::as_slice) {
                 Some([low, high]) => format!("{}-{}", number(low), number(high)),
@@ -134,7 +135,7 @@ impl Report {
                 number(&e["value"]),
                 number(&e["limit"]),
                 text("unit"),
-                number(&e["ratio"]),
+                ratio,
                 spread,
                 goal,
                 met,
