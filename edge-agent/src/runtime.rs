@@ -367,8 +367,9 @@ pub trait Runtime: Send + Sync {
     /// Joins a container to the network that reaches beyond the host.
     fn connect_outside<'a>(&'a self, names: &'a Names, container: &'a str) -> Boxed<'a, Done<()>>;
     fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
-    /// SIGTERM, then after `timeout_s` SIGKILL; returns when it has ended. One that is gone is fine.
-    fn stop_container<'a>(&'a self, container: &'a str, timeout_s: u32) -> Boxed<'a, Done<()>>;
+    /// SIGTERM, then SIGKILL after the time the container was created with, which it keeps when its instance is no longer
+    /// desired; returns when it has ended. One that is gone is fine.
+    fn stop_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
     /// Removes a stopped container with its anonymous volumes. One that is gone is fine.
     fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
     fn signal<'a>(&'a self, container: &'a str, signal: Signal) -> Boxed<'a, Done<()>>;

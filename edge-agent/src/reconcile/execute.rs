@@ -97,10 +97,8 @@ impl Deeds<'_> {
                 let files = r.live.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
                 runtime.put_files(names, &r.container.image_id, volume, files).await
             }
-            Step::Stop { instance, id, .. } => {
-                // The longest that any kind asks for: the instance may no longer be rendered.
-                let timeout_s = self.rendered.get(instance).map_or(60, |r| r.container.stop_timeout_s);
-                self.jobs.stop(job_key::stop(id), runtime, id.clone(), timeout_s);
+            Step::Stop { id, .. } => {
+                self.jobs.stop(job_key::stop(id), runtime, id.clone());
                 return Ok(());
             }
             Step::Remove { id, .. } => runtime.remove_container(id).await,

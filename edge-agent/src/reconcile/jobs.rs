@@ -118,9 +118,9 @@ impl Jobs {
     }
 
     /// Begins to end a container, unless that is under way.
-    pub fn stop(&mut self, key: String, runtime: Arc<dyn Runtime>, container: String, timeout_s: u32) {
+    pub fn stop(&mut self, key: String, runtime: Arc<dyn Runtime>, container: String) {
         self.begin(key, async move {
-            runtime.stop_container(&container, timeout_s).await.map_err(JobError::Stop)?;
+            runtime.stop_container(&container).await.map_err(JobError::Stop)?;
             Ok(Brought::Stopped)
         });
     }

@@ -181,10 +181,9 @@ impl Runtime for Docker {
         })
     }
 
-    fn stop_container<'a>(&'a self, container: &'a str, timeout_s: u32) -> Boxed<'a, Done<()>> {
+    fn stop_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         Box::pin(async move {
-            let options = query::StopContainerOptions { t: i32::try_from(timeout_s).ok(), ..Default::default() };
-            let stop = self.client().await?.stop_container(container, Some(options)).await;
+            let stop = self.client().await?.stop_container(container, None::<query::StopContainerOptions>).await;
             gone_is_fine(stop.map_err(|e| failed("stop", container, e)))
         })
     }

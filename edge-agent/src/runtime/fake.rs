@@ -340,7 +340,7 @@ impl Runtime for FakeRuntime {
         }))
     }
 
-    fn stop_container<'a>(&'a self, container: &'a str, _timeout_s: u32) -> Boxed<'a, Done<()>> {
+    fn stop_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         Box::pin(async move {
             let name = self.world().container(container).map(|m| m.seen.name.clone()).unwrap_or_default();
             // The sender lives as long as the engine.
