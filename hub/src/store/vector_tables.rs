@@ -185,7 +185,10 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await
             .act(act)?;
-        let Some(shape) = row.and_then(|(dim, metric)| Shape::of(dim, &metric)) else { return Ok(true) };
+        let Some(shape) = row.and_then(|(dim, metric)| Shape::of(dim, &metric)) else {
+            tx.rollback().await.act(act)?;
+            return Ok(true);
+        };
         // A parallel build needs shared memory of that size, which containers seldom have.
         sqlx::raw_sql("SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL max_parallel_maintenance_workers = 0")
             .execute(&mut *tx)

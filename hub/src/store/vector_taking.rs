@@ -109,6 +109,8 @@ impl Store {
         let mut count = 0;
         let runs = runs(&mut tx, STEP_RUNS).await?;
         if runs.is_empty() {
+            // Said aloud: a transaction that is only dropped holds its lock a moment longer, and the next would find it taken.
+            tx.rollback().await.act(act)?;
             return Ok(Taken::Nothing);
         }
         for run in runs {
