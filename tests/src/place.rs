@@ -21,9 +21,29 @@ pub fn folder() -> TempDir {
     dir
 }
 
-/// A port that was free a moment ago.
+/// Ports that the kernel gives to nobody by itself: below those of outgoing connections.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// A port is given with the two behind it, for programs that take a base.
+const STRIDE: u16 = 4;
+
+/// A free port, and the two behind it. A program that stops and starts again keeps its port, so it is reserved for as long
+/// as this process lives: by the lock of a file, because the stories that run beside this one ask too.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port()
+    static TAKEN: Mutex<Vec<fs::File>> = Mutex::new(Vec::new());
+    let folder = std::env::temp_dir().join("rft-ports");
+    fs::create_dir_all(&folder).expect("the run's folder takes another");
+    let count = (PORTS.end - PORTS.start) / STRIDE;
+    let first = (std::process::id().wrapping_mul(97) % u32::from(count)) as u16;
+    for n in 0..count {
+        let port = PORTS.start + (first + n) % count * STRIDE;
+        let file = fs::File::create(folder.join(port.to_string())).expect("the folder takes a file");
+        let free = |p: u16| TcpListener::bind(("127.0.0.1", p)).is_ok();
+        if file.try_lock().is_ok() && (port..port + 3).all(free) {
+            TAKEN.lock().expect("no one panics while holding it").push(file);
+            return port;
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }
 
 /// One of the binaries under test, built by the same `cargo build --workspace`.
