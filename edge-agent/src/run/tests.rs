@@ -16,20 +16,26 @@ fn config(dir: &Path) -> Config {
     Config::load(&flags, &Environment { vars: vec![home, socket, page], root: false }).expect("valid settings")
 }
 
-async fn sentence(config: &Config, wanted: &str) -> String {
+/// What `status` prints, once it is as wanted.
+async fn shown(config: &Config, wanted: impl Fn(&str) -> bool) -> String {
+    let mut last = String::new();
     let asking = async {
         let mut again = tokio::time::interval(Duration::from_millis(50));
         loop {
             again.tick().await;
             if let Ok(view) = status::gather(config, &SystemClock).await
                 && view.running
-                && status::sentence(&view).contains(wanted)
             {
-                return status::render(&view);
+                let text = status::render(&view);
+                if wanted(&text) {
+                    return text;
+                }
+                last = text;
             }
         }
     };
-    tokio::time::timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("status never said '{wanted}'"))
+    let in_time = tokio::time::timeout(DEADLINE, asking).await;
+    in_time.unwrap_or_else(|_| panic!("status never became as wanted; at the end it said: {last}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +44,7 @@ async fn an_agent_waits_for_its_enrollment_and_lives_without_docker_and_without_
     let config = config(state.path());
     let mut agent = tokio::task::JoinSet::new();
     agent.spawn(run(config.clone()));
-    sentence(&config, "Not enrolled").await;
+    shown(&config, |text| text.starts_with("Not enrolled")).await;
 
     let mut hub = FakeHub::start().await;
     let request = enroll::Request {
@@ -70,12 +76,12 @@ async fn an_agent_waits_for_its_enrollment_and_lives_without_docker_and_without_
     let report = side.report(|r| r.generation == 1 && r.reason == unreachable).await;
     assert_eq!(report.health, i32::from(pb::Health::Error));
     assert!(report.facts.is_some_and(|f| f.disk_total_bytes > 0));
-    sentence(&config, "Connected to https://127.0.0.1:").await;
+    shown(&config, |text| text.starts_with("Connected to https://127.0.0.1:")).await;
 
     // The hub goes for good; the agent does not.
     drop(side);
     drop(hub);
-    let shown = sentence(&config, "Working alone since").await;
+    let shown = shown(&config, |text| text.starts_with("Working alone since")).await;
     assert!(shown.contains("Docker does not answer"), "{shown}");
     assert!(agent.try_join_next().is_none(), "the agent must go on");
 
@@ -115,20 +121,15 @@ async fn every_start_counts_and_the_lock_is_free_after_a_kill() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_is_a_warning_and_is_tried_again() {
     let state = tempfile::tempdir().expect("a folder");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // An address of its own, that no other test asks for a port of.
+    let taken = std::net::TcpListener::bind("127.94.7.1:0").expect("a free port");
     let addr = taken.local_addr().expect("an address");
     let config = Config { page_listen: Some(addr), ..config(state.path()) };
     let mut agent = tokio::task::JoinSet::new();
     agent.spawn(run(config.clone()));
-    let shown = sentence(&config, "Not enrolled").await;
-    assert!(shown.contains(&format!("Warning: the status page is not on {addr}")), "{shown}");
+    let warning = format!("Warning: the status page is not on {addr}");
+    shown(&config, |text| text.starts_with("Not enrolled") && text.contains(&warning)).await;
     drop(taken);
-    let opened = async {
-        while tokio::net::TcpStream::connect(addr).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, opened).await.expect("the port is opened once it is free");
-    let shown = sentence(&config, "Not enrolled").await;
-    assert!(!shown.contains("Warning"), "{shown}");
+    shown(&config, |text| text.starts_with("Not enrolled") && !text.contains("Warning")).await;
+    tokio::net::TcpStream::connect(addr).await.expect("the page is open once its port is free");
 }
