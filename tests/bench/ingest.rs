@@ -8,7 +8,10 @@ use crate::{
 use anyhow::{bail, ensure};
 use prost::Message as _;
 use redforge_hub::{
-    grpc::telemetry::ingest::{Answer, Ingest, decode},
+    grpc::telemetry::{
+        decoded::decode,
+        ingest::{Answer, Ingest},
+    },
     store::{DatabaseConfig, Store, hints::Hints},
 };
 use redforge_shared::{
@@ -20,6 +23,7 @@ use redforge_shared::{
 use serde_json::json;
 use sqlx::{Executor as _, PgPool};
 use std::{sync::Arc, time::Instant};
+use tokio::sync::Semaphore;
 
 /// A host's row, as enrolling would have made it.
 async fn host(pool: &PgPool) -> anyhow::Result<HostId> {
@@ -61,13 +65,15 @@ async fn ingest(
     pool.execute("CHECKPOINT").await?;
     let ingest = Ingest::new(store.clone(), Arc::new(SystemClock), Hints::new());
     let stream = pb::StreamId { class: pb::RecordClass::Vector.into(), epoch: vec![epoch; 16].into() };
-    // As the door does it: one job decodes ahead, one lands.
+    // As the door does it: one job decodes ahead, one lands all that waits. As an agent does it: so many unacked at most.
     let (queue, mut queued) = tokio::sync::mpsc::channel(MAX_UNACKED_BATCHES);
+    let unacked = Arc::new(Semaphore::new(MAX_UNACKED_BATCHES));
     let (mut decoders, begun) = (tokio::task::JoinSet::new(), Instant::now());
-    let records = rows.to_vec();
+    let (records, window) = (rows.to_vec(), unacked.clone());
     decoders.spawn(async move {
         let mut first_seq = 1;
         while begun.elapsed().as_secs_f64() < seconds {
+            window.acquire().await.expect("the window is never closed").forget();
             let batch = pb::Batch { stream: Some(stream.clone()), first_seq, records: records.clone(), live: false };
             first_seq += records.len() as u64;
             if queue.send(decode(host, batch)).await.is_err() {
@@ -76,10 +82,15 @@ async fn ingest(
         }
     });
     let mut next = 1;
-    while let Some(decoded) = queued.recv().await {
-        match ingest.land(host, decoded?).await? {
-            Answer::Ack(_) => next += rows.len() as u64,
-            other => bail!("the batch was not taken: {other:?}"),
+    while let Some(first) = queued.recv().await {
+        let mut run = first?;
+        while let Ok(more) = queued.try_recv() {
+            ensure!(run.join(more?).is_none(), "the batches do not follow one another");
+        }
+        for answer in ingest.land(host, run).await? {
+            let Answer::Ack(_) = answer else { bail!("the batch was not taken: {answer:?}") };
+            next += rows.len() as u64;
+            unacked.add_permits(1);
         }
     }
     let rate = (next - 1) as f64 / begun.elapsed().as_secs_f64();

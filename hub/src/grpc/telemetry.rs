@@ -7,8 +7,9 @@ use crate::{
     door::Connection,
     store::{Store, hints::Hints},
 };
+use decoded::{Decoded, decode};
 use futures_util::{Stream, StreamExt as _};
-use ingest::{Answer, Decoded, Ingest, decode};
+use ingest::{Answer, Ingest};
 use redforge_shared::{
     clock::SharedClock,
     daemon::Tasks,
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+pub mod decoded;
 pub mod ingest;
 
 /// Largest message of the stream: a full batch, its frame, and a hello with many ranges.
@@ -122,36 +124,68 @@ async fn answer(
     mut queued: mpsc::Receiver<Inbound>,
     answers: mpsc::Sender<Result<pb::UploadResponse, Status>>,
 ) {
-    let mut greeted = false;
-    while let Some(message) = queued.recv().await {
-        let outcome = match message {
-            Ok(message) => handle(&ingest, host, message, &mut greeted).await,
-            Err(status) => Err(status),
+    let (mut greeted, mut put_back) = (false, None);
+    loop {
+        let next = match put_back.take() {
+            Some(message) => Some(message),
+            None => queued.recv().await,
         };
-        let ended = outcome.is_err();
-        let Some(response) = outcome.transpose() else { continue };
-        let response = response.map(|message| pb::UploadResponse { message: Some(message) });
-        if answers.send(response).await.is_err() || ended {
+        let outcome = match next {
+            Some(Ok(Read::Batch(first))) => {
+                let (run, other) = gather(first, &mut queued);
+                put_back = other;
+                handle(&ingest, host, Read::Batch(run), &mut greeted).await
+            }
+            Some(Ok(message)) => handle(&ingest, host, message, &mut greeted).await,
+            Some(Err(status)) => Err(status),
+            None => return,
+        };
+        let (said, ended) = match outcome {
+            Ok(said) => (said.into_iter().map(|m| Ok(pb::UploadResponse { message: Some(m) })).collect(), false),
+            Err(status) => (vec![Err(status)], true),
+        };
+        for response in said {
+            if answers.send(response).await.is_err() {
+                return;
+            }
+        }
+        if ended {
             return;
         }
     }
 }
 
-async fn handle(ingest: &Ingest, host: HostId, message: Read, greeted: &mut bool) -> Result<Option<Answer>, Status> {
+/// Puts to `first` what queued up behind it while something else was committed: whoever is behind pays for fewer commits.
+/// Nothing is waited for. Also given: the first message that does not belong to it.
+fn gather(first: Decoded, queued: &mut mpsc::Receiver<Inbound>) -> (Decoded, Option<Inbound>) {
+    let mut run = first;
+    while let Ok(message) = queued.try_recv() {
+        let rest = match message {
+            Ok(Read::Batch(next)) => run.join(next).map(|next| Ok(Read::Batch(next))),
+            other => Some(other),
+        };
+        if rest.is_some() {
+            return (run, rest);
+        }
+    }
+    (run, None)
+}
+
+async fn handle(ingest: &Ingest, host: HostId, message: Read, greeted: &mut bool) -> Result<Vec<Answer>, Status> {
     match message {
         Read::Hello(_) if *greeted => Err(Status::failed_precondition("a second hello")),
         Read::Hello(hello) => {
             let committed = ingest.announce(host, hello.streams).await?;
             *greeted = true;
-            Ok(Some(upload_response::Message::Welcome(pb::UploadWelcome { committed })))
+            Ok(vec![upload_response::Message::Welcome(pb::UploadWelcome { committed })])
         }
         _ if !*greeted => Err(Status::failed_precondition("the hello must come first")),
-        Read::Batch(batch) => ingest.land(host, batch).await.map(Some),
+        Read::Batch(run) => ingest.land(host, run).await,
         Read::Lost(lost) => {
             let stream =
                 pb::OpenStream { stream: lost.stream, max_seq: lost.max_seq, lost: lost.ranges, opened_at: None };
             ingest.announce(host, vec![stream]).await?;
-            Ok(None)
+            Ok(Vec::new())
         }
     }
 }

@@ -1,18 +1,19 @@
-//! Turns batches from the wire into committed records and an answer: the part of the door that needs no connection.
+//! Turns decoded batches into committed records and an answer: the part of the door that needs no connection.
 //!
-//! Decodes and bounds what comes, hands it to `store::records`, and turns the outcome into an ack or a refusal.
-//! Deliberately unknown here: what a record means, SQL, and streams of messages.
+//! Hands what came to `store::records`, and turns the outcome into acks or refusals. Deliberately unknown here: what a
+//! record means, SQL, and streams of messages.
+use super::decoded::{Decoded, invalid, stream_key};
 use crate::store::{
     Store,
     hints::Hints,
     records::{Batch, Refusal},
-    streams::{Announced, HostRefusal, MAX_SEQ, SeqRange, StreamKey},
+    streams::{Announced, HostRefusal, MAX_SEQ, SeqRange},
 };
 use redforge_shared::{
     clock::SharedClock,
     error::Chain,
-    ids::{Epoch, HostId},
-    record::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_RECORD_BYTES, Record, RecordClass},
+    ids::HostId,
+    record::RecordClass,
     wire::{
         InvalidMessage,
         pb::{self, upload_response},
@@ -54,50 +55,44 @@ impl Ingest {
         Self { store, clock, hints, hosts: Arc::default(), partitions_for: Arc::new(AtomicI32::new(i32::MIN)) }
     }
 
-    /// Lands one decoded batch and says what became of it. `Err` ends the stream.
-    pub async fn land(&self, host: HostId, decoded: Decoded) -> Result<Answer, Status> {
-        let Decoded { wire, first, last, batch } = decoded;
-        let refused = |reason: pb::RefusedReason, seq: u64| {
-            upload_response::Message::Refused(pb::Refused {
-                stream: Some(wire.clone()),
-                first_seq: first,
-                last_seq: last,
-                reason: reason.into(),
-                seq,
-            })
-        };
-        let batch = match batch {
+    /// Lands what follows one another in one transaction, and says of each batch what became of it. `Err` ends the stream.
+    pub async fn land(&self, host: HostId, run: Decoded) -> Result<Vec<Answer>, Status> {
+        let batch = match &run.batch {
             Ok(batch) => batch,
             Err(e) => {
                 tracing::warn!(host.id = %host, error = %e, "batch refused");
-                return Ok(refused(pb::RefusedReason::Malformed, 0));
+                return Ok(run.refused(pb::RefusedReason::Malformed, 0));
             }
         };
-        match self.commit(&batch).await {
+        match self.commit(batch).await {
             Ok(Ok(())) => {
                 fail::fail_point!("ack.before");
-                Ok(upload_response::Message::Ack(pb::Ack {
-                    stream: Some(wire.clone()),
-                    first_seq: first,
-                    last_seq: last,
-                }))
+                Ok(run.acked())
             }
             Ok(Err(Refusal::Host(why))) => Err(host_refused(why)),
+            Err(e) if e.is_unavailable() => {
+                tracing::warn!(host.id = %host, error = %Chain(&e), "database away or full, batch put off");
+                Ok(run.refused(pb::RefusedReason::Busy, 0))
+            }
+            // What one batch is refused for must not hold up those beside it.
+            Ok(Err(_)) | Err(_) if run.batches() > 1 => {
+                let mut answers = Vec::with_capacity(run.batches());
+                for one in run.split() {
+                    answers.extend(Box::pin(self.land(host, one)).await?);
+                }
+                Ok(answers)
+            }
             Ok(Err(why)) => {
                 tracing::warn!(host.id = %host, stream.class = %batch.stream.class, error = %why, "record refused");
-                Ok(match why {
-                    Refusal::Collection { seq, .. } => refused(pb::RefusedReason::Collection, seq),
-                    Refusal::Malformed { seq, .. } => refused(pb::RefusedReason::Malformed, seq),
-                    Refusal::Host(why) => return Err(host_refused(why)),
-                })
+                match why {
+                    Refusal::Collection { seq, .. } => Ok(run.refused(pb::RefusedReason::Collection, seq)),
+                    Refusal::Malformed { seq, .. } => Ok(run.refused(pb::RefusedReason::Malformed, seq)),
+                    Refusal::Host(why) => Err(host_refused(why)),
+                }
             }
             Err(e) => {
-                if e.is_unavailable() {
-                    tracing::warn!(host.id = %host, error = %Chain(&e), "database away or full, batch put off");
-                } else {
-                    tracing::error!(host.id = %host, error = %Chain(&e), "landing a batch failed, put off");
-                }
-                Ok(refused(pb::RefusedReason::Busy, 0))
+                tracing::error!(host.id = %host, error = %Chain(&e), "landing a batch failed, put off");
+                Ok(run.refused(pb::RefusedReason::Busy, 0))
             }
         }
     }
@@ -158,10 +153,6 @@ impl Ingest {
     }
 }
 
-fn invalid(e: InvalidMessage) -> Status {
-    Status::invalid_argument(e.to_string())
-}
-
 fn host_refused(why: HostRefusal) -> Status {
     let reason = match why {
         HostRefusal::Fenced => "HOST_FENCED",
@@ -169,15 +160,6 @@ fn host_refused(why: HostRefusal) -> Status {
     };
     let details = ErrorDetails::with_error_info(reason, "redforge", HashMap::<String, String>::new());
     Status::with_error_details(Code::PermissionDenied, why.to_string(), details)
-}
-
-fn stream_key(host: HostId, id: Option<&pb::StreamId>) -> Result<StreamKey, InvalidMessage> {
-    let id = id.ok_or_else(|| InvalidMessage::new("stream", "is missing"))?;
-    let class =
-        RecordClass::from_wire(id.class).ok_or_else(|| InvalidMessage::new("stream.class", "is not a known class"))?;
-    let epoch =
-        Epoch::try_from(&id.epoch[..]).map_err(|_| InvalidMessage::new("stream.epoch", "does not have 16 bytes"))?;
-    Ok(StreamKey { host, class, epoch })
 }
 
 fn announced(host: HostId, s: &pb::OpenStream) -> Result<Announced, InvalidMessage> {
@@ -194,53 +176,4 @@ fn announced(host: HostId, s: &pb::OpenStream) -> Result<Announced, InvalidMessa
     let bad = || InvalidMessage::new("lost.range", "is not a range within 1 to max_seq");
     let lost = s.lost.iter().map(|l| range(l).ok_or_else(bad)).collect::<Result<_, _>>()?;
     Ok(Announced { stream: stream_key(host, s.stream.as_ref())?, max_seq: s.max_seq, lost })
-}
-
-/// A batch that has been read and not yet landed. Decoding needs no database: the door decodes the next batch while the
-/// last one is being committed.
-#[derive(Debug)]
-pub struct Decoded {
-    wire: pb::StreamId,
-    first: u64,
-    last: u64,
-    /// An error is a batch that breaks its own bounds: refused whole.
-    batch: Result<Batch, InvalidMessage>,
-}
-
-/// Reads what a host sent. `Err` when not even the stream can be named: then there is nothing to refuse by name.
-pub fn decode(host: HostId, batch: pb::Batch) -> Result<Decoded, Status> {
-    let stream = stream_key(host, batch.stream.as_ref()).map_err(|e| invalid(e.within("batch")))?;
-    let wire = batch.stream.clone().unwrap_or_default();
-    let (first, count) = (batch.first_seq, batch.records.len());
-    let last = first.saturating_add((count as u64).saturating_sub(1));
-    Ok(Decoded { wire, first, last, batch: bounded(stream, first, last, batch) })
-}
-
-fn bounded(stream: StreamKey, first: u64, last: u64, batch: pb::Batch) -> Result<Batch, InvalidMessage> {
-    let bad = |problem: String| Err(InvalidMessage::new("batch.records", problem));
-    let count = batch.records.len();
-    if count == 0 || count > MAX_BATCH_RECORDS {
-        return bad(format!("are {count}, not 1 to {MAX_BATCH_RECORDS}"));
-    }
-    let bytes: usize = batch.records.iter().map(bytes::Bytes::len).sum();
-    if bytes > MAX_BATCH_BYTES {
-        return bad(format!("have {bytes} bytes, more than {MAX_BATCH_BYTES}"));
-    }
-    let range = SeqRange::new(first, last)
-        .ok_or_else(|| InvalidMessage::new("batch.first_seq", "is not a sequence number from 1 on"))?;
-    let records = batch.records.into_iter().map(|bytes| record(stream.class, bytes)).collect();
-    Ok(Batch { stream, range, records })
-}
-
-fn record(class: RecordClass, bytes: bytes::Bytes) -> Result<Record, String> {
-    use prost::Message as _;
-    if bytes.len() > MAX_RECORD_BYTES {
-        return Err(format!("has {} bytes, more than {MAX_RECORD_BYTES}", bytes.len()));
-    }
-    let sealed = pb::SealedRecord::decode(bytes).map_err(|e| format!("does not decode: {e}"))?;
-    let record = Record::try_from(sealed).map_err(|e| e.to_string())?;
-    if record.body.class() != class {
-        return Err(format!("is a {} in a stream of class {class}", record.body.class()));
-    }
-    Ok(record)
 }
