@@ -177,3 +177,6 @@ fn announced(host: HostId, s: &pb::OpenStream) -> Result<Announced, InvalidMessa
     let lost = s.lost.iter().map(|l| range(l).ok_or_else(bad)).collect::<Result<_, _>>()?;
     Ok(Announced { stream: stream_key(host, s.stream.as_ref())?, max_seq: s.max_seq, lost })
 }
+
+#[cfg(test)]
+mod tests;
