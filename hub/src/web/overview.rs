@@ -101,9 +101,10 @@ impl Overview {
         let events = api.list_events(&viewer, pb::ListEventsRequest { limit: EVENTS, ..Default::default() }).await?;
         let now = clock.now();
         let records = records(&hosts, &streams, now);
+        let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, now)).collect();
         let overview = Self {
-            hosts: hosts.iter().map(|h| HostRow::new(h, now)).collect(),
-            instances: instances.iter().map(InstanceRow::new).collect(),
+            instances: instances.iter().map(|i| InstanceRow::new(i, &hosts)).collect(),
+            hosts,
             events: events.events.iter().map(|e| EventRow::new(e, now)).collect(),
             records,
             ..Self::default()

@@ -126,6 +126,9 @@ pub struct InstanceRow {
     pub host: String,
     pub name: String,
     pub kind: String,
+    /// Its host's, and when the hub last heard of that host: an instance has no line of its own.
+    pub link: Chip,
+    pub seen: String,
     pub phase: Chip,
     pub health: Chip,
     pub sync: Chip,
@@ -135,14 +138,17 @@ pub struct InstanceRow {
 }
 
 impl InstanceRow {
-    pub fn new(i: &pb::Instance) -> Self {
+    pub fn new(i: &pb::Instance, hosts: &[HostRow]) -> Self {
         let link = Link::from_wire(i.host_link).unwrap_or(Link::NeverSeen);
         let s = i.status.clone().unwrap_or_default();
         let host = i.name.split('/').nth(1).unwrap_or_default().to_owned();
+        let seen = hosts.iter().find(|h| h.name == host).map(|h| h.seen.clone()).unwrap_or_default();
         Self {
             host,
             name: last(&i.name),
             kind: i.kind.clone(),
+            link: Chip::new(link.as_str()),
+            seen,
             phase: Chip::known(Phase::from_wire(s.phase).map(Phase::as_str).unwrap_or_default(), link),
             health: Chip::known(Health::from_wire(s.health).map(Health::as_str).unwrap_or_default(), link),
             sync: Chip::known(Sync::from_wire(s.sync).map(Sync::as_str).unwrap_or_default(), link),

@@ -194,11 +194,13 @@ fn sample() -> Overview {
         message: message.into(),
     };
     let events = [event(true, "HOST_OFFLINE", evil), event(false, "HOST_ENROLLED", "enrolled with token desk")];
+    let records = records(&hosts, &streams, NOW);
+    let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, NOW)).collect();
     let overview = Overview {
         at: "10:00:00 UTC".into(),
-        hosts: hosts.iter().map(|h| HostRow::new(h, NOW)).collect(),
-        instances: instances.iter().map(InstanceRow::new).collect(),
-        records: records(&hosts, &streams, NOW),
+        instances: instances.iter().map(|i| InstanceRow::new(i, &hosts)).collect(),
+        hosts,
+        records,
         events: events.iter().map(|e| EventRow::new(e, NOW)).collect(),
         ..Overview::default()
     };
@@ -220,4 +222,21 @@ fn texts_never_become_markup_and_nothing_is_fetched_elsewhere() {
     // The offline host's instance runs for all we know; it is not shown so.
     let row = page.split("<tr>").find(|r| r.contains("oven-1") && r.contains("flows")).expect("the row");
     assert!(!row.contains("chip good") && row.contains("was Healthy"), "{row}");
+}
+
+/// A person reads the two tables as text: link, health and sync of each row, and how old they are.
+#[test]
+fn hosts_and_instances_show_link_health_and_sync_with_their_age() {
+    let parts: serde_json::Value = serde_json::from_str(&parts(&sample())).expect("JSON");
+    let mut said = String::new();
+    for table in ["hosts", "instances"] {
+        for row in parts[table].as_str().expect("HTML").split("<tr>").skip(1) {
+            let cells = row.split("<td").map(|cell| {
+                let texts = cell.split('<').filter_map(|piece| Some(piece.split_once('>')?.1.trim()));
+                texts.filter(|t| !t.is_empty()).collect::<Vec<_>>().join(" ")
+            });
+            said += &format!("{table}: {}\n", cells.collect::<Vec<_>>().join(" | "));
+        }
+    }
+    insta::assert_snapshot!(said);
 }
