@@ -8,7 +8,7 @@ use super::{
     vector_tables::{self, MAX_HALF, Shape, VectorTable},
 };
 use sqlx::{AssertSqlSafe, PgConnection};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use time::OffsetDateTime;
 
 /// Most rows of one step: a few MiB as they come, tens at the worst.
@@ -105,7 +105,7 @@ impl Store {
         if !vector_tables::try_lock(&mut tx).await? {
             return Ok(Taken::Busy);
         }
-        let mut step = Step { now, tables: HashMap::new(), live: HashMap::new(), problems: Vec::new() };
+        let mut step = Step { now, tables: HashMap::new(), sets: BTreeMap::new(), problems: Vec::new() };
         let mut count = 0;
         let runs = runs(&mut tx, STEP_RUNS).await?;
         if runs.is_empty() {
@@ -120,14 +120,15 @@ impl Store {
             let end = rows.last().filter(|_| rows.len() == room).map_or(run.end, |last| last.seq + 1);
             count += rows.len();
             for row in rows {
-                step.take(&mut tx, &run, row).await?;
+                step.sort(&mut tx, &run, row).await?;
             }
             extend(&mut tx, run.stream_id, run.first, end).await?;
             if count >= STEP_ROWS {
                 break;
             }
         }
-        for (collection, change) in &step.live {
+        for (collection, set) in &step.sets {
+            let change = set.write(&mut tx).await?;
             sqlx::query("UPDATE vector_table SET live = live + $2 WHERE collection = $1")
                 .bind(collection)
                 .bind(change)
@@ -140,50 +141,83 @@ impl Store {
     }
 }
 
+/// What a step writes into one collection's table.
+struct Set {
+    relation: String,
+    shape: Shape,
+    /// By chunk (source, ordinal); none is a tombstone. Rows come oldest first, so what is put in last is the newest.
+    chunks: BTreeMap<(String, i32), (Run, LandedVector, Option<Vec<f32>>)>,
+}
+
+impl Set {
+    /// Writes it in one statement: by how many chunks the table has more than before.
+    async fn write(&self, tx: &mut PgConnection) -> Result<i64, StoreError> {
+        let (relation, dim) = (&self.relation, self.shape.dim);
+        // Components come as one long array, cut into vectors there: an array of arrays would have to be even.
+        let sql = format!(
+            "WITH given AS (
+                 SELECT * FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::bigint[], $5::bigint[],
+                                      $6::timestamptz[], $7::text[], $8::int[])
+                     AS g (source, ordinal, began_at, stream_id, seq, received_at, text, at)),
+             old AS (SELECT source, ordinal, t.embedding IS NOT NULL AS live
+                       FROM {relation} t JOIN given USING (source, ordinal)),
+             put AS (
+                 INSERT INTO {relation} AS t (source, ordinal, began_at, stream_id, seq, received_at, text, embedding)
+                 SELECT source, ordinal, began_at, stream_id, seq, received_at, text,
+                        ($9::real[])[at + 1 : at + {dim}]::vector({dim})
+                   FROM given
+                 ON CONFLICT (source, ordinal) DO UPDATE
+                    SET began_at = excluded.began_at, stream_id = excluded.stream_id, seq = excluded.seq,
+                        received_at = excluded.received_at, text = excluded.text, embedding = excluded.embedding
+                  -- Else what the index has is newer.
+                  WHERE (t.began_at, t.stream_id, t.seq) < (excluded.began_at, excluded.stream_id, excluded.seq)
+                 RETURNING t.source, t.ordinal, t.embedding IS NOT NULL AS live)
+             SELECT coalesce(sum(put.live::int - coalesce(old.live::int, 0)), 0)
+               FROM put LEFT JOIN old USING (source, ordinal)"
+        );
+        let (mut components, mut places) = (Vec::<f32>::new(), Vec::with_capacity(self.chunks.len()));
+        for (_, _, vector) in self.chunks.values() {
+            places.push(vector.as_ref().map(|_| components.len() as i32));
+            components.extend(vector.iter().flatten());
+        }
+        let rows = || self.chunks.values();
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(self.chunks.keys().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
+            .bind(self.chunks.keys().map(|(_, ordinal)| *ordinal).collect::<Vec<_>>())
+            .bind(rows().map(|(run, ..)| run.began_at).collect::<Vec<_>>())
+            .bind(rows().map(|(run, ..)| run.stream_id).collect::<Vec<_>>())
+            .bind(rows().map(|(_, row, _)| row.seq).collect::<Vec<_>>())
+            .bind(rows().map(|(_, row, _)| row.received_at).collect::<Vec<_>>())
+            .bind(rows().map(|(_, row, _)| row.text.as_str()).collect::<Vec<_>>())
+            .bind(places)
+            .bind(components)
+            .fetch_one(tx)
+            .await
+            .act("writing vectors into the index")
+    }
+}
+
 struct Step {
     now: OffsetDateTime,
     tables: HashMap<String, VectorTable>,
-    live: HashMap<String, i64>,
+    sets: BTreeMap<String, Set>,
     problems: Vec<(String, String)>,
 }
 
 impl Step {
-    async fn take(&mut self, tx: &mut PgConnection, run: &Run, row: LandedVector) -> Result<(), StoreError> {
+    /// Puts a row to those of its collection.
+    async fn sort(&mut self, tx: &mut PgConnection, run: &Run, row: LandedVector) -> Result<(), StoreError> {
         let Some(shape) = Shape::of(row.collection_dim, &row.metric) else { return Ok(()) };
         let relation = self.table(tx, &row.collection, shape).await?;
-        let vector = match vector_of(&row, shape) {
-            Ok(vector) => vector,
-            Err(problem) => {
-                return self.problem(tx, &row, format!("records/{}/{} {problem}", run.stream_id, row.seq)).await;
+        match vector_of(&row, shape) {
+            Ok(vector) => {
+                let set = self.sets.entry(row.collection.clone());
+                let set = set.or_insert_with(|| Set { relation, shape, chunks: BTreeMap::new() });
+                set.chunks.insert((row.source.clone(), row.ordinal), (run.clone(), row, vector));
+                Ok(())
             }
-        };
-        let sql = format!(
-            "WITH old AS (SELECT embedding IS NOT NULL AS live FROM {relation} WHERE source = $1 AND ordinal = $2)
-             INSERT INTO {relation} AS t
-                    (source, ordinal, began_at, stream_id, seq, received_at, text, embedding)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8::real[]::vector({dim}))
-             ON CONFLICT (source, ordinal) DO UPDATE
-                SET began_at = excluded.began_at, stream_id = excluded.stream_id, seq = excluded.seq,
-                    received_at = excluded.received_at, text = excluded.text, embedding = excluded.embedding
-              WHERE (t.began_at, t.stream_id, t.seq) < (excluded.began_at, excluded.stream_id, excluded.seq)
-             RETURNING (t.embedding IS NOT NULL)::int - coalesce((SELECT live::int FROM old), 0)",
-            dim = shape.dim
-        );
-        let change: Option<i32> = sqlx::query_scalar(AssertSqlSafe(sql))
-            .bind(&row.source)
-            .bind(row.ordinal)
-            .bind(run.began_at)
-            .bind(run.stream_id)
-            .bind(row.seq)
-            .bind(row.received_at)
-            .bind(&row.text)
-            .bind(vector)
-            .fetch_optional(tx)
-            .await
-            .act("writing a vector into the index")?;
-        // No row: what the index has is newer.
-        *self.live.entry(row.collection).or_default() += i64::from(change.unwrap_or(0));
-        Ok(())
+            Err(problem) => self.problem(tx, &row, format!("records/{}/{} {problem}", run.stream_id, row.seq)).await,
+        }
     }
 
     async fn table(&mut self, tx: &mut PgConnection, collection: &str, shape: Shape) -> Result<String, StoreError> {
