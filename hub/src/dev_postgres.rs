@@ -28,6 +28,8 @@ const NAME: &str = "redforge";
 /// How long to wait before a server that ended is started again: long enough not to spin on a full disk, short enough
 /// that freeing space is noticed at once.
 const RESTART_TICK: Duration = Duration::from_secs(2);
+/// One segment of the write-ahead log: with less than that PostgreSQL can neither run on nor start.
+const LITTLE_ROOM_BYTES: u64 = 16 << 20;
 /// A fast shutdown checkpoints; a minute covers a slow disk.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -189,6 +191,7 @@ impl DevPostgres {
     /// One life of the server, from start to exit.
     async fn pass(&self, stop: &CancellationToken) -> Result<(), DevPostgresError> {
         self.end_orphan().await?;
+        let said_before = fs::metadata(&self.log).map_or(0, |m| m.len());
         let mut child = self.spawn()?;
         let exited = tokio::select! {
             exited = child.wait() => Some(exited),
@@ -199,7 +202,7 @@ impl DevPostgres {
                 let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 Err(DevPostgresError::Program {
                     program: "postgres".into(),
-                    output: format!("{status}: {}", self.log_tail()),
+                    output: format!("{status}{}: {}", self.short_of_room(), self.log_tail(said_before)),
                 })
             }
             None => self.end(&mut child).await,
@@ -276,8 +279,20 @@ impl DevPostgres {
         cmdline.split(|b| *b == 0).any(|arg| arg == data)
     }
 
-    fn log_tail(&self) -> String {
+    /// On a full disk PostgreSQL cannot even write down why it ended.
+    fn short_of_room(&self) -> String {
+        let Ok(disk) = rustix::fs::statvfs(&self.data) else { return String::new() };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= LITTLE_ROOM_BYTES {
+            return String::new();
+        }
+        format!(", the disk of {} is full ({} KiB free)", self.data.display(), free >> 10)
+    }
+
+    /// The last lines since the log was so long.
+    fn log_tail(&self, from: u64) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
+        let text = text.get(usize::try_from(from).unwrap_or(0)..).unwrap_or_default();
         let tail = &text[text.len().saturating_sub(2_000)..];
         let tail = String::from_utf8_lossy(tail);
         let lines: Vec<&str> = tail.lines().rev().take(3).collect();

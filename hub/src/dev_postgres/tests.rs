@@ -25,7 +25,7 @@ async fn answers(pg: &DevPostgres) -> sqlx::PgPool {
         match sqlx::PgPool::connect(&pg.url()).await {
             Ok(pool) => return pool,
             Err(e) => {
-                assert!(tokio::time::Instant::now() < deadline, "PostgreSQL does not answer: {e}; {}", pg.log_tail());
+                assert!(tokio::time::Instant::now() < deadline, "PostgreSQL does not answer: {e}; {}", pg.log_tail(0));
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -9,7 +9,7 @@ use redforge_tests::{
     publisher::Publisher,
     wait::{eventually, eventually_within, when},
 };
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 #[tokio::test]
 async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_record() {
@@ -62,6 +62,26 @@ async fn engine_an_agent_with_a_full_disk_stays_up_says_so_and_loses_no_acked_re
     assert!(checked.good, "{}", checked.text);
 }
 
+/// What PostgreSQL says of itself in its state folder: process, moment of its start, folder of its socket.
+fn postmaster(state: &Path) -> Option<(u32, u64, String)> {
+    let said = fs::read_to_string(state.join("postgres/data/postmaster.pid")).ok()?;
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    Some((lines.first()?.parse().ok()?, lines.get(2)?.parse().ok()?, (*lines.get(4)?).to_owned()))
+}
+
+/// A connection past the hub, as any program on the machine could have one.
+async fn beside(state: &Path) -> Result<sqlx::PgConnection, String> {
+    let (_, _, socket) = postmaster(state).ok_or("PostgreSQL is down")?;
+    let url = format!("postgres://redforge@localhost/redforge?host={socket}");
+    <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.map_err(|e| e.to_string())
+}
+
+fn labelled_site(n: u32) -> String {
+    let label = "x".repeat(60);
+    let labels = (0..40).map(|i| format!("    l{i}: {label}\n")).collect::<Vec<_>>().concat();
+    format!("apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: s{n}\n  labels:\n{labels}spec: {{}}\n")
+}
+
 #[tokio::test]
 async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql() {
     assert!(is_root(), "this story mounts a tmpfs");
@@ -76,38 +96,66 @@ async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql(
     let root = disk.path().join("root.pem");
     let mut operator = redforge_tests::operator::Operator::connect(base + 1, &root, &token).await;
     operator.site("before").await;
+    let (first_pid, first_start, _) = postmaster(disk.path()).expect("PostgreSQL runs");
     let filler = disk.fill();
-    // Sites with long labels until PostgreSQL cannot write any more.
+
+    // Sites with long labels until PostgreSQL cannot write any more. Each that is answered must be there at the end.
+    let mut acked = vec!["before".to_owned()];
     let mut n = 0;
     let refusal = eventually_within(Duration::from_secs(120), "a write is refused", async || {
         for _ in 0..50 {
             n += 1;
-            let label = "x".repeat(60);
-            let labels = (0..40).map(|i| format!("    l{i}: {label}\n")).collect::<Vec<_>>().concat();
-            let site = format!(
-                "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: s{n}\n  labels:\n{labels}spec: {{}}\n"
-            );
-            if let Err(refusal) = operator.try_apply(&site).await {
-                return Ok(refusal);
+            match operator.try_apply(&labelled_site(n)).await {
+                Ok(_) => acked.push(format!("s{n}")),
+                Err(refusal) => return Ok(refusal),
             }
         }
         Err("still writable")
     })
     .await;
     assert!(matches!(refusal.code(), tonic::Code::Unavailable | tonic::Code::ResourceExhausted), "{refusal:?}");
+
+    // No table needs room for this, only the write-ahead log: without room for the next segment PostgreSQL itself ends, and
+    // cannot start either.
+    eventually_within(Duration::from_secs(120), "PostgreSQL ends for want of room", async || {
+        let mut c = match beside(disk.path()).await {
+            Ok(c) => c,
+            Err(e) => return when(!Path::new(&format!("/proc/{first_pid}")).exists(), e),
+        };
+        for _ in 0..64 {
+            let note = sqlx::query("SELECT pg_logical_emit_message(false, 'rft', repeat('x', 1000000))");
+            if let Err(e) = note.execute(&mut c).await {
+                return Err(e.to_string());
+            }
+        }
+        Err("it still writes".to_owned())
+    })
+    .await;
+    eventually_within(Duration::from_secs(120), "the hub has tried to start it and says why it does not", async || {
+        let said = hub.said();
+        let tried: Vec<_> =
+            said.iter().filter(|l| l.contains("private PostgreSQL does not run, trying again")).collect();
+        when(tried.len() >= 3 && tried[2].contains("is full"), format!("{tried:?}"))
+    })
+    .await;
+    let refusal = operator.try_apply(&labelled_site(0)).await.expect_err("there is no database");
+    assert_eq!(refusal.code(), tonic::Code::Unavailable, "{refusal:?}");
     assert!(hub.is_running(), "the hub died of a full disk");
+
     fs::remove_file(filler).expect("own file");
     eventually("the hub writes again", async || {
         let site = "apiVersion: redforge.io/v1\nkind: Site\nmetadata:\n  name: after\nspec: {}\n";
         operator.try_apply(site).await.map_err(|s| s.to_string())
     })
     .await;
-    let sites = operator
-        .admin
-        .list_sites(redforge_shared::wire::pb::ListSitesRequest::default())
-        .await
-        .expect("served")
-        .into_inner();
-    assert!(sites.sites.iter().any(|s| s.name == "sites/before"), "an acked write was lost");
+    acked.push("after".into());
+    let (pid, start, _) = postmaster(disk.path()).expect("PostgreSQL runs");
+    assert!(pid != first_pid && start > first_start, "it is the PostgreSQL of before: {pid}, {start}");
+    let mut c = beside(disk.path()).await.expect("PostgreSQL answers");
+    let there: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM site").fetch_all(&mut c).await.expect("sites can be read");
+    let missing: Vec<_> = acked.iter().filter(|name| !there.contains(name)).collect();
+    assert!(missing.is_empty(), "acked writes were lost: {missing:?} of {}", acked.len());
+    drop(c);
     hub.stop(Duration::from_secs(60)).await;
 }
