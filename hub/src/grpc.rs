@@ -18,13 +18,23 @@ pub mod telemetry;
 /// How a failed database act looks from outside. The cause goes to the log, once; the caller gets one clear sentence.
 pub fn store_status(e: &StoreError) -> Status {
     if e.is_unavailable() {
-        tracing::debug!(error = %Chain(e), "database away");
-        return Status::new(Code::Unavailable, UNAVAILABLE);
+        return Status::new(Code::Unavailable, unavailable(e).1);
     }
     tracing::error!(error = %Chain(e), "database act failed");
     Status::internal("the hub could not do this; its log says why")
 }
 
-/// What callers hear while the database is away or cannot write.
-pub const UNAVAILABLE: &str =
-    "the hub's database is not available at the moment; the hub keeps trying, ask again later";
+/// What callers hear while the database is away or cannot write, and the reason's name. What somebody must mend is said in
+/// the log too.
+fn unavailable(e: &StoreError) -> (&'static str, &'static str) {
+    if e.is_full() {
+        tracing::warn!(error = %Chain(e), "the disk of the database is full, free some space");
+        let said = "the disk of the hub's database is full: free some space; the hub keeps trying, ask again later";
+        return ("DATABASE_FULL", said);
+    }
+    tracing::debug!(error = %Chain(e), "database away");
+    ("DATABASE_UNAVAILABLE", UNAVAILABLE)
+}
+
+/// What callers hear while the database is away.
+const UNAVAILABLE: &str = "the hub's database is not available at the moment; the hub keeps trying, ask again later";

@@ -61,6 +61,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Is the disk of the database full? Then reading goes on, and somebody must free some space.
+    pub fn is_full(&self) -> bool {
+        let Self::Act { source: sqlx::Error::Database(e), .. } = self else { return false };
+        e.code().is_some_and(|c| c == "53100")
+    }
+
     /// Is the database away, full or not yet migrated, so that the same act may succeed later?
     pub fn is_unavailable(&self) -> bool {
         let e = match self {

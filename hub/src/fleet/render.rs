@@ -54,3 +54,85 @@ pub fn render(input: &Input) -> Result<DesiredState, RenderError> {
         instances,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    fn instance(of: &str, spec: serde_json::Value) -> (Name, manifest::InstanceSpec) {
+        let mut whole = serde_json::json!({"host": "press-4", "image": "redforge.local/any:1"});
+        whole.as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+        (name(of), serde_json::from_value(whole).expect("a spec"))
+    }
+
+    fn input() -> Input {
+        let container = |n: u32| serde_json::json!({"kind": "container", "env": {"B": "2", "A": n.to_string()}});
+        let flows = serde_json::json!({"kind": "node-red", "nodeRed": {"flowSet": "mixing"}});
+        Input {
+            host: HostId(uuid::Uuid::from_bytes([7; 16])),
+            host_name: name("press-4"),
+            site: name("hall-2"),
+            policy: Policy::default(),
+            instances: vec![
+                instance("broker", serde_json::json!({"kind": "mosquitto"})),
+                instance("flows", flows),
+                instance("a", container(1)),
+                instance("b", container(2)),
+                instance("z-9", container(3)),
+            ],
+            flow_sets: BTreeMap::from([(name("mixing"), Digest::of(b"1")), (name("other"), Digest::of(b"2"))]),
+        }
+    }
+
+    fn hash(input: &Input) -> Digest {
+        render(input).expect("renders").canonical().expect("is small").sha256
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_what_goes_in_changes_nothing(instances in Just(input().instances).prop_shuffle()) {
+            let straight = render(&input()).expect("renders").canonical().expect("is small");
+            let shuffled = render(&Input { instances, ..input() }).expect("renders").canonical().expect("is small");
+            prop_assert_eq!(shuffled.bytes, straight.bytes);
+        }
+    }
+
+    /// Whatever is said differently is another document: a hash that never changed would pass the test above.
+    #[test]
+    fn another_value_is_another_hash() {
+        let changes: [fn(&mut Input); 6] = [
+            |i| i.instances[2].1.env = BTreeMap::from([("A".into(), "other".into())]),
+            |i| i.instances[4].0 = name("z-8"),
+            |i| i.instances.truncate(4),
+            |i| i.flow_sets = BTreeMap::from([(name("mixing"), Digest::of(b"3"))]),
+            |i| i.site = name("hall-3"),
+            |i| i.host = HostId(uuid::Uuid::from_bytes([8; 16])),
+        ];
+        let mut seen = std::collections::BTreeSet::from([hash(&input()).hex()]);
+        for (n, change) in changes.iter().enumerate() {
+            let mut other = input();
+            change(&mut other);
+            assert!(seen.insert(hash(&other).hex()), "change {n} is not in the document");
+        }
+        // A flow set that nobody here runs is no part of it.
+        let mut beside = input();
+        beside.flow_sets.insert(name("other"), Digest::of(b"4"));
+        assert_eq!(hash(&beside), hash(&input()));
+    }
+
+    #[test]
+    fn what_cannot_be_rendered_is_named() {
+        let mut unknown = input();
+        unknown.flow_sets.remove("mixing");
+        let (instance, flow_set) = (name("flows"), name("mixing"));
+        assert_eq!(render(&unknown), Err(RenderError::UnknownFlowSet { instance, flow_set }));
+        let mut twice = input();
+        twice.instances.push(twice.instances[2].clone());
+        assert_eq!(render(&twice), Err(RenderError::Duplicate(name("a"))));
+    }
+}

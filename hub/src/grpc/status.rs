@@ -1,5 +1,5 @@
 //! Refusals and failures of the operators' verbs as gRPC statuses: exactly one ErrorInfo each, and the fields at fault.
-use super::UNAVAILABLE;
+use super::unavailable;
 use crate::{
     api::{ApiError, Violation},
     embed::EmbedError,
@@ -31,8 +31,8 @@ pub fn status(error: &ApiError) -> Status {
         ApiError::Precondition { reason, .. } => plain(Code::FailedPrecondition, reason, error.to_string()),
         ApiError::Busy { reason, .. } => plain(Code::ResourceExhausted, reason, error.to_string()),
         ApiError::Store(e) if e.is_unavailable() => {
-            tracing::debug!(error = %Chain(e), "database away");
-            plain(Code::Unavailable, "DATABASE_UNAVAILABLE", UNAVAILABLE.into())
+            let (reason, said) = unavailable(e);
+            plain(Code::Unavailable, reason, said.into())
         }
         ApiError::Embed(e @ (EmbedError::NotConfigured | EmbedError::NoModel(_) | EmbedError::OtherModel { .. })) => {
             plain(Code::FailedPrecondition, "EMBEDDING_NOT_POSSIBLE", e.to_string())

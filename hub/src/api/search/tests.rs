@@ -1,4 +1,6 @@
 //! Search on a PostgreSQL with pgvector and on one without: how it was made, that both ways agree, and what is refused.
+mod recall;
+
 use super::*;
 use crate::{
     api::{
