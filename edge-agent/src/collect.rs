@@ -2,6 +2,7 @@
 //!
 //! Collectors make raw records, ask the gate, and append to the outbox; a sender hears "taken" only after the commit or a
 //! counted refusal. They know neither the hub nor why a broker or container is there.
+mod broker;
 pub mod logs;
 pub mod mqtt;
 pub mod payload;

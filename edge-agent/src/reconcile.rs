@@ -5,7 +5,7 @@
 use crate::{
     db::ledger::{AcceptedDesired, Ledger, LedgerError},
     runtime::{
-        BrokerEndpoint, HostSeen, LogSource, Runtime, RuntimeError,
+        BrokerEndpoint, BrokersHeard, HostSeen, LogSource, Runtime, RuntimeError,
         names::{Names, Pool},
     },
     workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
@@ -38,6 +38,7 @@ mod observe;
 pub mod plan;
 mod reduce;
 mod report;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -89,6 +90,8 @@ pub struct Deps {
     pub subnet: Option<String>,
     /// How long a new container may take until it does what its spec asks for, before the last good one comes back.
     pub start_deadline: Duration,
+    /// What `collect` hears of the host's brokers. None: nothing is collected, and no instance waits for a session.
+    pub brokers_heard: Option<watch::Receiver<BrokersHeard>>,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -126,6 +129,8 @@ struct View {
     /// By container.
     apps: BTreeMap<String, AppSeen>,
     desired: plan::Desired,
+    /// Where each broker keeps its sessions.
+    homes: BTreeMap<Name, String>,
 }
 
 impl Reconciler {
@@ -173,6 +178,7 @@ impl Reconciler {
     pub async fn run(mut self, pulse: Pulse, stop: CancellationToken) {
         let mut ledger = self.deps.ledger.subscribe();
         let done = self.jobs.done();
+        let mut heard = self.deps.brokers_heard.clone();
         let mut events: Option<BoxStream<'static, ()>> = None;
         let mut wait = SOON;
         loop {
@@ -192,6 +198,7 @@ impl Reconciler {
                 () = stop.cancelled() => return,
                 news = ledger.changed() => if news.is_err() { return },
                 () = done.notified() => {}
+                () = sessions::news(&mut heard) => {}
                 event = events_now.next() => match event {
                     Some(()) => gather = GATHER,
                     // The engine went away; it is asked again after the next pass.
@@ -246,6 +253,7 @@ impl Reconciler {
         memory.forget_others(&ledger, &accepted.state).await?;
 
         let view = self.look(accepted, memory).await?;
+        self.remember_sessions(&view, memory).await?;
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
@@ -300,9 +308,11 @@ impl Reconciler {
                 Err(u) => drop(unmet.insert(spec.name.clone(), u)),
             }
         }
-        let desired = reduce::desired(&self.names, state, &site, &rendered, &unmet);
+        let homes = sessions::homes(state, &rendered, &seen);
+        let waits = self.waits(state, &homes, memory);
+        let desired = reduce::desired(&self.names, state, &site, &rendered, &unmet, &waits);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
-        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired })
+        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired, homes })
     }
 
     /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.

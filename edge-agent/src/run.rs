@@ -17,7 +17,7 @@ use crate::{
     page::{self, Page, Sources, Stage},
     privacy::Gate,
     reconcile::{self, Reconciler},
-    runtime::{Runtime, docker::Docker},
+    runtime::{BrokersHeard, Runtime, docker::Docker},
 };
 use anyhow::Context;
 use redforge_shared::{
@@ -106,6 +106,7 @@ async fn start(
     let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
     tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
 
+    let (heard_out, brokers_heard) = watch::channel(BrokersHeard::new());
     let reconciler = Reconciler::new(reconcile::Deps {
         ledger: ledger.clone(),
         runtime: Arc::clone(&docker),
@@ -115,6 +116,7 @@ async fn start(
         pool: config.runtime.pool.parse().context("runtime.pool")?,
         subnet: config.runtime.subnet.clone(),
         start_deadline: config.runtime.start_deadline,
+        brokers_heard: Some(brokers_heard),
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     tasks.spawn("reconcile", reconciler.run(tasks.pulse("reconcile", HANGS), stop.clone()));
@@ -127,7 +129,7 @@ async fn start(
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
     let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock));
-    let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, stop.clone());
+    let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, heard_out, stop.clone());
     tasks.spawn("collect mqtt", mqtt);
     tasks.spawn("collect logs", collect::logs::run(logs, docker, tools, stop.clone()));
 

@@ -34,6 +34,9 @@ pub mod labels {
     pub const CONTAINER_HASH: &str = "redforge.container-hash";
     /// What a volume is for: `cfg`, `live` or `data`.
     pub const VOLUME: &str = "redforge.volume";
+    /// Drawn when a volume is made: another volume of the same name has another. (The engine's own time of creation changes
+    /// with what lies in the volume.)
+    pub const BIRTH: &str = "redforge.birth";
     /// Marks containers that are made only to carry files into a volume.
     pub const HELPER: &str = "redforge.helper";
 }
@@ -46,6 +49,8 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct BrokerEndpoint {
     pub instance: Name,
     pub addr: SocketAddr,
+    /// What its sessions are kept in: another home knows nothing of them.
+    pub home: String,
     pub user: String,
     pub password: String,
 }
@@ -55,6 +60,10 @@ impl fmt::Debug for BrokerEndpoint {
         write!(f, "BrokerEndpoint({} at {} as {})", self.instance, self.addr, self.user)
     }
 }
+
+/// Brokers that hold the agent's session, by their home, with the messages they have thrown away. From `collect` to
+/// `reconcile`.
+pub type BrokersHeard = BTreeMap<String, u64>;
 
 /// A container whose output may be collected. Read by `collect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,6 +247,8 @@ pub struct ContainerSeen {
 /// One of our volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSeen {
+    /// Another volume of the same name has another.
+    pub birth: String,
     pub instance: Name,
     pub purpose: VolumePurpose,
 }

@@ -121,6 +121,7 @@ fn unknown(spec: &redforge_shared::desired::InstanceSpec, at: OffsetDateTime) ->
         changed_at: at,
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
+        messages_dropped: 0,
     }
 }
 
@@ -158,6 +159,10 @@ pub fn render(view: &StatusView) -> String {
             std::iter::once(n.class.to_string()).chain(numbers).collect()
         }));
         text.push_str(&table(&rows));
+    }
+    for i in view.status.iter().flat_map(|s| &s.instances).filter(|i| i.messages_dropped > 0) {
+        let dropped = grouped(i.messages_dropped);
+        let _ = writeln!(text, "\nWarning: {} has thrown {dropped} messages away for want of room.", i.name);
     }
     for warning in &view.warnings {
         let _ = writeln!(text, "\nWarning: {warning}.");

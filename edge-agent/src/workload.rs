@@ -175,6 +175,12 @@ pub fn rank(workload: &Workload) -> u8 {
     }
 }
 
+/// The broker that this instance is to use, if it is to use one.
+pub fn broker_of<'a>(spec: &'a InstanceSpec, desired: &'a DesiredState) -> Option<&'a Name> {
+    let Workload::NodeRed(n) = &spec.workload else { return None };
+    serving(desired, n.broker.as_ref(), |w| matches!(w, Workload::Mosquitto(_))).ok().flatten()
+}
+
 /// The instance that serves `wanted`, or the only one of the kind when nothing is wanted by name.
 fn serving<'a>(
     desired: &'a DesiredState,

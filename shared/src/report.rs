@@ -55,7 +55,7 @@ words!(
     Reason {
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-        StartRefused, WaitingForInstance, Suspended,
+        StartRefused, WaitingForInstance, Suspended, WaitingForSession,
     }
 );
 
@@ -77,6 +77,9 @@ pub struct InstanceStatus {
     pub changed_at: OffsetDateTime,
     pub memory_limit_bytes: u64,
     pub cpu_limit_millicores: u32,
+    /// Messages that a broker threw away for want of room, of all its clients; 0 for other kinds.
+    #[serde(default)]
+    pub messages_dropped: u64,
 }
 
 /// Most names a reason carries.

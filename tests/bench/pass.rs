@@ -88,6 +88,7 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         pool: "10.231.64.0/18".parse().context("the pool")?,
         subnet: None,
         start_deadline: Duration::from_secs(120),
+        brokers_heard: None,
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(90);

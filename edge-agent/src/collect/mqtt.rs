@@ -4,8 +4,12 @@
 //! durable. The loop that reads the socket only ever hands messages over and never waits for an ack to be taken: a client
 //! that does can wait for itself for ever. Each connection has its own queue of acks, which dies with it: an ack must not
 //! meet another message that got the same packet id on the next connection.
-use super::{OFFER_AGAIN, Tools, payload};
-use crate::{db::outbox::OutboxError, privacy::Released, runtime::BrokerEndpoint};
+use super::{OFFER_AGAIN, Tools, broker::Broker, payload};
+use crate::{
+    db::outbox::OutboxError,
+    privacy::Released,
+    runtime::{BrokerEndpoint, BrokersHeard},
+};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redforge_shared::{
@@ -60,11 +64,12 @@ enum LinkError {
     Outbox(#[source] OutboxError),
 }
 
-/// Collects from every broker that is named, until stopped.
+/// Collects from every broker that is named, until stopped; says in `heard` which of them hold the session.
 pub async fn run(
     mut brokers: watch::Receiver<Vec<BrokerEndpoint>>,
     tools: Tools,
     host: HostId,
+    heard: watch::Sender<BrokersHeard>,
     stop: CancellationToken,
 ) {
     let mut links = FuturesUnordered::new();
@@ -81,7 +86,7 @@ pub async fn run(
         for endpoint in wanted {
             running.entry(endpoint.instance.clone()).or_insert_with(|| {
                 let stop = stop.child_token();
-                links.push(keep(endpoint.clone(), tools.clone(), client_id(host), stop.clone()));
+                links.push(keep(endpoint.clone(), tools.clone(), client_id(host), heard.clone(), stop.clone()));
                 (endpoint, stop)
             });
         }
@@ -102,7 +107,13 @@ fn client_id(host: HostId) -> String {
 }
 
 /// One broker, connected again for as long as it is wanted.
-async fn keep(endpoint: BrokerEndpoint, tools: Tools, client_id: String, stop: CancellationToken) {
+async fn keep(
+    endpoint: BrokerEndpoint,
+    tools: Tools,
+    client_id: String,
+    heard: watch::Sender<BrokersHeard>,
+    stop: CancellationToken,
+) {
     let pauses = || {
         let bounds = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200));
         bounds.with_max_delay(Duration::from_secs(15)).without_max_times().with_jitter().build()
@@ -111,7 +122,7 @@ async fn keep(endpoint: BrokerEndpoint, tools: Tools, client_id: String, stop: C
     loop {
         let began = Instant::now();
         let ended = tokio::select! {
-            ended = connection(&endpoint, &tools, &client_id) => ended,
+            ended = connection(&endpoint, &tools, &client_id, &heard) => ended,
             () = stop.cancelled() => return,
         };
         let Err(e) = ended;
@@ -126,7 +137,7 @@ async fn keep(endpoint: BrokerEndpoint, tools: Tools, client_id: String, stop: C
     }
 }
 
-/// What the three parts of a connection share.
+/// What the parts of a connection share.
 #[derive(Debug, Default)]
 struct Progress {
     taken: AtomicU64,
@@ -135,18 +146,25 @@ struct Progress {
     held: AtomicBool,
 }
 
-async fn connection(endpoint: &BrokerEndpoint, tools: &Tools, client_id: &str) -> Result<Infallible, LinkError> {
+async fn connection(
+    endpoint: &BrokerEndpoint,
+    tools: &Tools,
+    client_id: &str,
+    heard: &watch::Sender<BrokersHeard>,
+) -> Result<Infallible, LinkError> {
+    let broker = Broker::open(endpoint, tools, heard.clone()).await.map_err(LinkError::Outbox)?;
     let mut options = MqttOptions::new(client_id, endpoint.addr.ip().to_string(), endpoint.addr.port());
     options.set_keep_alive(KEEP_ALIVE).set_clean_session(false).set_manual_acks(true);
     options.set_credentials(&endpoint.user, &endpoint.password).set_max_packet_size(MAX_PACKET, MAX_PACKET);
     let (client, mut events) = AsyncClient::new(options, REQUESTS);
     let (hand_over, queue) = mpsc::unbounded_channel();
     let progress = Progress::default();
-    // All three run at once; the first to end ends the others, and with them the queue of acks.
+    // All of them run at once; the first to end ends the others, and with them the queue of acks.
     tokio::select! {
-        ended = listen(&mut events, &client, &hand_over, &progress, &endpoint.instance) => ended,
+        ended = listen(&mut events, &client, &hand_over, &progress, &broker) => ended,
         ended = take(queue, &client, tools, &progress, &endpoint.instance) => ended,
         ended = watch_for_stall(&progress) => ended,
+        ended = broker.count() => ended.map_err(LinkError::Outbox),
     }
 }
 
@@ -156,26 +174,22 @@ async fn listen(
     client: &AsyncClient,
     hand_over: &mpsc::UnboundedSender<Publish>,
     progress: &Progress,
-    instance: &Name,
+    broker: &Broker,
 ) -> Result<Infallible, LinkError> {
-    let mut dropped = None;
     loop {
         match events.poll().await.map_err(Box::new)? {
-            Event::Incoming(Packet::ConnAck(_)) => {
+            Event::Incoming(Packet::ConnAck(ack)) => {
+                broker.connected(ack.session_present);
                 let records = SubscribeFilter::new(format!("{}+", payload::TOPIC), QoS::AtLeastOnce);
                 let sys = SubscribeFilter::new(DROPPED.into(), QoS::AtMostOnce);
                 client.try_subscribe_many([records, sys]).map_err(Box::new)?;
             }
             // The broker may keep its own numbers from us; records it may not.
             Event::Incoming(Packet::SubAck(a)) => match a.return_codes.first() {
-                Some(SubscribeReasonCode::Success(_)) => {
-                    tracing::info!(instance.name = %instance, "broker: collecting records");
-                }
+                Some(SubscribeReasonCode::Success(_)) => broker.subscribed(),
                 _ => return Err(LinkError::Subscription),
             },
-            Event::Incoming(Packet::Publish(p)) if p.topic == DROPPED => {
-                note_dropped(&p.payload, &mut dropped, instance);
-            }
+            Event::Incoming(Packet::Publish(p)) if p.topic == DROPPED => broker.said(&p.payload),
             Event::Incoming(Packet::Publish(p)) => {
                 let taken = progress.taken.fetch_add(1, Ordering::Relaxed);
                 if taken - progress.acked.load(Ordering::Relaxed) > MAX_QUEUED as u64 {
@@ -187,15 +201,6 @@ async fn listen(
             _ => {}
         }
     }
-}
-
-/// What a broker throws away was never promised to us, but it must be seen.
-fn note_dropped(payload: &[u8], last: &mut Option<u64>, instance: &Name) {
-    let Some(now) = std::str::from_utf8(payload).ok().and_then(|s| s.trim().parse::<u64>().ok()) else { return };
-    if last.is_some_and(|last| now > last) || (last.is_none() && now > 0) {
-        tracing::warn!(instance.name = %instance, messages.dropped = now, "broker: it has thrown messages away");
-    }
-    *last = Some(now);
 }
 
 /// Messages of a class that wait for the outbox.

@@ -41,6 +41,8 @@ pub struct Glance<'a> {
     pub jobs: &'a Jobs,
     pub flow_sets: &'a FlowSets,
     pub before: Option<&'a InstanceStatus>,
+    /// Messages that a broker has thrown away; none while nobody listens to it.
+    pub dropped: Option<u64>,
 }
 
 /// Phase, health, sync, reason, and names that explain it.
@@ -73,6 +75,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         changed_at: g.before.filter(same).map_or(g.now, |b| b.changed_at),
         memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
+        messages_dropped: g.dropped.or_else(|| Some(g.before?.messages_dropped)).unwrap_or(0),
     }
 }
 
@@ -154,6 +157,9 @@ fn judge(g: &Glance<'_>) -> Verdict {
         Blueprint::NoImage => return without_image(g),
         Blueprint::Unmet => return unmet(g),
     };
+    if let Some(v) = waiting(g, &shape.hash) {
+        return v;
+    }
     match g.container {
         None => plain(Phase::Pending, Health::Unknown, Sync::Updating),
         Some(c) if c.hash != shape.hash => {
@@ -161,6 +167,17 @@ fn judge(g: &Glance<'_>) -> Verdict {
         }
         Some(c) => lived(g, c),
     }
+}
+
+/// Not started for the first time, or not replaced, before its broker holds the agent's session.
+fn waiting(g: &Glance<'_>, hash: &str) -> Option<Verdict> {
+    let broker = g.wanted.waits.as_ref()?;
+    let (phase, health) = match g.container {
+        Some(c) if c.hash != hash => (phase_of(c), if serves(c) { Health::Healthy } else { Health::Unknown }),
+        Some(c) if c.state != ContainerState::Created => return None,
+        _ => (Phase::Pending, Health::Unknown),
+    };
+    Some(Verdict(phase, health, Sync::Updating, Some(Reason::WaitingForSession), vec![broker.to_string()]))
 }
 
 /// What stands in the way of the spec, whatever the container does.

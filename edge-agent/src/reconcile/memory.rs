@@ -54,6 +54,8 @@ pub struct Remembered {
     pub last_good: BTreeMap<Name, LastGood>,
     applied: BTreeMap<Name, String>,
     deployed: BTreeMap<Name, Deployed>,
+    /// Home of each broker that held the agent's session.
+    sessions: BTreeMap<Name, String>,
 }
 
 impl Remembered {
@@ -64,6 +66,7 @@ impl Remembered {
             last_good: rows(ledger, "last_good").await?,
             applied: rows(ledger, "applied").await?,
             deployed: rows(ledger, "deployed").await?,
+            sessions: rows(ledger, "session").await?,
         })
     }
 
@@ -128,6 +131,19 @@ impl Remembered {
         Ok(())
     }
 
+    /// Does this broker, with what it keeps there, hold the agent's session?
+    pub fn has_session(&self, broker: &Name, home: &str) -> bool {
+        self.sessions.get(broker).is_some_and(|h| h == home)
+    }
+
+    pub async fn set_session(&mut self, ledger: &Ledger, broker: &Name, home: &str) -> Result<(), ReconcileError> {
+        if !self.has_session(broker, home) {
+            write(ledger, "session", broker.as_str(), Some(&home)).await?;
+            self.sessions.insert(broker.clone(), home.to_owned());
+        }
+        Ok(())
+    }
+
     /// Did this instance run this flow set before: is another content an edit by hand?
     pub fn was_deployed(&self, instance: &Name, digest: Digest) -> bool {
         self.deployed.get(instance).is_some_and(|d| d.digest == digest)
@@ -142,6 +158,7 @@ impl Remembered {
             ("last_good", names_of(&self.last_good)),
             ("applied", names_of(&self.applied)),
             ("deployed", names_of(&self.deployed)),
+            ("session", names_of(&self.sessions)),
         ];
         for (kind, names) in kinds {
             for name in names.iter().filter(|n| !keep(n)) {
@@ -152,6 +169,7 @@ impl Remembered {
         self.last_good.retain(|n, _| keep(n));
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
+        self.sessions.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
         let used: BTreeSet<&str> = specs.map(|s| s.image.as_str()).collect();
         let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(i.as_str())).cloned().collect();

@@ -103,6 +103,11 @@ fn is_right(c: &Found, shape: &Shape) -> bool {
     c.hash == shape.hash && c.life != Life::Dead
 }
 
+/// What it published before anybody listens would be acknowledged and gone.
+fn is_held_back(wanted: &Wanted, c: &Found) -> bool {
+    wanted.waits.is_some() && c.started_at.is_empty()
+}
+
 fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
     // Held at the site: nobody touches it. Failed with exactly this spec: it would only fail again.
     if wanted.hold || memory.failed.get(&wanted.name) == Some(&wanted.spec) {
@@ -148,6 +153,9 @@ fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<S
 /// serves.
 fn hand_over(wanted: &Wanted, shape: &Shape, current: &Found, own: &[&Found], actual: &Actual, steps: &mut Vec<Step>) {
     let others: Vec<_> = own.iter().filter(|c| c.id != current.id).collect();
+    if is_held_back(wanted, current) {
+        return;
+    }
     let serving = !shape.exclusive && others.iter().any(|c| c.named && c.life == Life::Running);
     if serving && !current.ready {
         return;
@@ -184,7 +192,9 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
         steps.push(Step::PutLive { instance: instance(), volume: volume.clone() });
     }
     if !c.life.may_run() {
-        start(wanted, shape, &c.name, c.outside, steps);
+        if !is_held_back(wanted, c) {
+            start(wanted, shape, &c.name, c.outside, steps);
+        }
         return;
     }
     if let Some(hash) = shape.live_hash
@@ -228,6 +238,10 @@ fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, step
     if shape.exclusive && own.iter().any(|c| ending(&c)) {
         return;
     }
+    // The new one could not be started: what serves goes on.
+    if wanted.waits.is_some() && own.iter().any(|c| c.life.may_run()) {
+        return;
+    }
     let beside = !shape.exclusive && own.iter().any(|c| c.life == Life::Running);
     let free = |slot: &&String| own.iter().all(|c| c.name != **slot || (c.life == Life::Down || c.life == Life::Dead));
     let replica = if beside { shape.slots.iter().position(|s| free(&s)) } else { Some(0) };
@@ -247,7 +261,9 @@ fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, step
         let (instance, container) = (wanted.name.clone(), shape.slots[replica].clone());
         let step = Step::Create { instance, container: container.clone(), replica: replica as u32, named: !beside };
         steps.push(step);
-        start(wanted, shape, &container, false, steps);
+        if wanted.waits.is_none() {
+            start(wanted, shape, &container, false, steps);
+        }
     }
 }
 

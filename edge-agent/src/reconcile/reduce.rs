@@ -25,6 +25,7 @@ pub fn desired(
     site: &Site,
     rendered: &BTreeMap<Name, Rendered>,
     unmet: &BTreeMap<Name, Unmet>,
+    waits: &BTreeMap<Name, Name>,
 ) -> plan::Desired {
     let wanted = |spec: &InstanceSpec| Wanted {
         name: spec.name.clone(),
@@ -39,6 +40,7 @@ pub fn desired(
             (None, false) => Blueprint::NoImage,
         },
         flow_set: spec.blobs().next(),
+        waits: waits.get(&spec.name).cloned(),
     };
     plan::Desired {
         network: names.network().into(),
@@ -125,7 +127,8 @@ fn found(c: &ContainerSeen, ready: &BTreeSet<String>) -> Found {
             ContainerState::Paused | ContainerState::Restarting => Life::Between,
             ContainerState::Dead | ContainerState::Removing => Life::Dead,
         },
-        started_at: c.started_at.clone(),
+        // The engine writes a time before all times.
+        started_at: if c.state == ContainerState::Created { String::new() } else { c.started_at.clone() },
         outside: c.outside,
         named: c.named,
         ready: ready.contains(&c.id),

@@ -84,6 +84,7 @@ impl Reconciler {
             jobs: &self.jobs,
             flow_sets: &self.flow_sets,
             before: before.instances.iter().find(|b| b.name == spec.name),
+            dropped: self.dropped(view.homes.get(&spec.name)),
         }
     }
 
@@ -183,12 +184,13 @@ impl Reconciler {
                 logs.push(LogSource { instance, container_id, collect: spec.collect_logs });
             }
             let Some(c) = principal(view, wanted) else { continue };
-            if let (Workload::Mosquitto(_), ContainerState::Running, Some(address)) =
-                (&spec.workload, c.state, c.address)
+            if let (Workload::Mosquitto(_), ContainerState::Running, Some(address), Some(home)) =
+                (&spec.workload, c.state, c.address, view.homes.get(&spec.name))
             {
                 brokers.push(BrokerEndpoint {
                     instance: spec.name.clone(),
                     addr: SocketAddr::new(address, mosquitto::PORT),
+                    home: home.clone(),
                     user: mosquitto::AGENT_USER.into(),
                     password: mosquitto::password(&self.secrets, &spec.name, mosquitto::AGENT_USER),
                 });
@@ -223,5 +225,6 @@ fn unseen(spec: &InstanceSpec, now: OffsetDateTime) -> InstanceStatus {
         changed_at: now,
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
+        messages_dropped: 0,
     }
 }

@@ -105,6 +105,7 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         subnet: None,
         // What is not there at the first look has failed.
         start_deadline: Duration::ZERO,
+        brokers_heard: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! How long a new container may take: one that does not come up within its deadline makes way for what worked before.
 //!
 //! Only a change that needs a new container is on trial, and only where something has worked before: with nothing to go
-//! back to, the new one is left to try. What is being fetched (flows, models) does not count as time to come up.
+//! back to, the new one is left to try. What is being fetched (flows, models) or waited for does not
+//! count as time to come up.
 use super::{
     ReconcileError, Reconciler, View,
     execute::Faults,
@@ -30,8 +31,11 @@ impl Reconciler {
     ) -> Result<(), ReconcileError> {
         for wanted in &view.desired.instances {
             let new = on_trial(wanted, view, ready, memory).map(|c| self.verdict(view, memory, wanted, c, faults));
-            let fetching = |s: &InstanceStatus| s.phase == Phase::Pulling || s.reason == Some(Reason::BlobMissing);
-            let Some(said) = new.flatten().filter(|s| !fetching(s)) else {
+            let waits = |s: &InstanceStatus| {
+                let reason = matches!(s.reason, Some(Reason::BlobMissing | Reason::WaitingForSession));
+                s.phase == Phase::Pulling || reason
+            };
+            let Some(said) = new.flatten().filter(|s| !waits(s)) else {
                 self.trials.remove(&wanted.name);
                 continue;
             };

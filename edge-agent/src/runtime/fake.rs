@@ -260,7 +260,7 @@ impl Runtime for FakeRuntime {
             if world.foreign.contains(name) {
                 return Err(RuntimeError::Foreign { name: name.into() });
             }
-            let seen = VolumeSeen { instance: instance.clone(), purpose };
+            let seen = VolumeSeen { birth: format!("T{}", world.calls), instance: instance.clone(), purpose };
             world.volumes.entry(name.into()).or_insert((names.host, seen));
             Ok(())
         }))

@@ -111,6 +111,9 @@ fn trouble(view: &StatusView) -> Option<String> {
                 Some(i) if i.sync == Sync::RolledBack => {
                     format!("{} went back to what worked before: {reason}{}", i.name, names())
                 }
+                Some(i) if reason == Reason::WaitingForSession => {
+                    format!("{} waits for the agent's first session at broker {}", i.name, i.names.join(", "))
+                }
                 Some(i) if i.phase == Phase::Crashed => {
                     let code = i.exit_code.map_or(String::new(), |c| format!(", exit code {c}"));
                     format!("{} has crashed: {reason}{code}", i.name)

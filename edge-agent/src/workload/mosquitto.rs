@@ -2,7 +2,7 @@
 //!
 //! The configuration needs a new container to change; users and rights lie in the live volume, so a new instance on the
 //! host never restarts the broker (a broker that ends by SIGKILL loses its queue).
-use super::{Files, Rendered, SecretNeed, Secrets, Surroundings, secret_text, serving};
+use super::{Files, Rendered, SecretNeed, Secrets, Surroundings, broker_of, secret_text};
 use crate::runtime::File;
 use aws_lc_rs::pbkdf2;
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -20,6 +20,8 @@ pub const AGENT_USER: &str = "_redforge";
 const UID: u32 = 1883;
 /// Where the broker reads users and rights.
 pub const LIVE_PATH: &str = "/mosquitto/live";
+/// Where the broker keeps its sessions and what waits in them.
+pub const DATA_PATH: &str = "/mosquitto/data";
 /// mosquitto_passwd's own figure. The passwords are 192 random bits: no more work is needed to hide them.
 const ITERATIONS: u32 = 101;
 
@@ -56,8 +58,7 @@ fn users(broker: &Name, desired: &DesiredState) -> Vec<User> {
     let mut users = vec![User { name: AGENT_USER.to_owned(), reads }];
     for spec in &desired.instances {
         if let Workload::NodeRed(n) = &spec.workload
-            && let Ok(Some(name)) = serving(desired, n.broker.as_ref(), |w| matches!(w, Workload::Mosquitto(_)))
-            && name == broker
+            && broker_of(spec, desired) == Some(broker)
         {
             // A filter that is none could be a line of its own.
             let reads = n.reads.iter().filter(|f| is_topic_filter(f)).take(MAX_READS).cloned().collect();
@@ -94,7 +95,7 @@ fn config(w: &Mosquitto) -> String {
          password_file {LIVE_PATH}/passwd\n\
          acl_file {LIVE_PATH}/acl\n\
          persistence true\n\
-         persistence_location /mosquitto/data/\n\
+         persistence_location {DATA_PATH}/\n\
          autosave_interval 30\n\
          max_queued_messages {max_queued_messages}\n\
          max_queued_bytes {max_queued_bytes}\n\

@@ -2,7 +2,7 @@
 use redforge_edge::{
     db::ledger::Ledger,
     reconcile::{Deps, Reconciler},
-    runtime::{Runtime as _, docker::Docker, names::Names},
+    runtime::{BrokerEndpoint, BrokersHeard, Runtime as _, docker::Docker, names::Names},
 };
 use redforge_shared::{
     clock::SystemClock,
@@ -53,12 +53,19 @@ pub struct Host {
     pub ledger: Ledger,
     pub dir: tempfile::TempDir,
     pub status: watch::Receiver<HostStatus>,
+    pub brokers: watch::Receiver<Vec<BrokerEndpoint>>,
     pub tasks: Tasks,
     pub generation: u64,
 }
 
 impl Host {
+    /// Without anybody who collects: no flow waits for that.
     pub async fn start() -> Self {
+        Self::start_hearing(None).await
+    }
+
+    /// With what the test collects.
+    pub async fn start_hearing(heard: Option<watch::Receiver<BrokersHeard>>) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut id = [0; 16];
         aws_lc_rs::rand::fill(&mut id).expect("random bytes");
@@ -66,14 +73,14 @@ impl Host {
         // By this the next run finds what this one leaves when it dies (packaging/test/place.sh).
         std::fs::write(dir.path().join("host-id"), id.to_string()).expect("own folder");
         let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("a ledger");
-        let (status, tasks) = run(id, &ledger, &dir);
-        Self { id, names: Names::new(id), ledger, dir, status, tasks, generation: 0 }
+        let (status, brokers, tasks) = run(id, &ledger, &dir, heard);
+        Self { id, names: Names::new(id), ledger, dir, status, brokers, tasks, generation: 0 }
     }
 
     /// As after the agent's process died and came again.
-    pub async fn restart_agent(&mut self) {
+    pub async fn restart_agent(&mut self, heard: Option<watch::Receiver<BrokersHeard>>) {
         self.tasks.stop_token().cancel();
-        (self.status, self.tasks) = run(self.id, &self.ledger, &self.dir);
+        (self.status, self.brokers, self.tasks) = run(self.id, &self.ledger, &self.dir, heard);
     }
 
     pub async fn want(&mut self, mut instances: Vec<InstanceSpec>) {
@@ -146,7 +153,14 @@ impl Host {
     }
 }
 
-pub fn run(id: HostId, ledger: &Ledger, dir: &tempfile::TempDir) -> (watch::Receiver<HostStatus>, Tasks) {
+type Running = (watch::Receiver<HostStatus>, watch::Receiver<Vec<BrokerEndpoint>>, Tasks);
+
+fn run(
+    id: HostId,
+    ledger: &Ledger,
+    dir: &tempfile::TempDir,
+    brokers_heard: Option<watch::Receiver<BrokersHeard>>,
+) -> Running {
     let reconciler = Reconciler::new(Deps {
         ledger: ledger.clone(),
         runtime: Arc::new(Docker::new("/var/run/docker.sock")),
@@ -156,10 +170,11 @@ pub fn run(id: HostId, ledger: &Ledger, dir: &tempfile::TempDir) -> (watch::Rece
         pool: "10.231.64.0/18".parse().expect("a pool"),
         subnet: None,
         start_deadline: Duration::from_secs(20),
+        brokers_heard,
     });
-    let (status, tasks) = (reconciler.status(), Tasks::new());
+    let (status, brokers, tasks) = (reconciler.status(), reconciler.brokers(), Tasks::new());
     tasks.spawn("reconcile", reconciler.run(Pulse::default(), tasks.stop_token()));
-    (status, tasks)
+    (status, brokers, tasks)
 }
 
 impl Drop for Host {

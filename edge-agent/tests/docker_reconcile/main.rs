@@ -2,6 +2,7 @@
 //!
 //! Each test has a host id of its own and removes what bears its label. Needs the project's images (`make images`).
 mod broker;
+mod first_session;
 mod flows;
 mod host;
 mod replace;
@@ -43,7 +44,7 @@ async fn docker_what_is_right_is_not_touched_and_what_stops_comes_back() {
     other.suspend = true;
     host.want(vec![sleeper("steady"), other]).await;
     host.until("other", "stopped", |i| i.phase == Phase::Stopped).await;
-    host.restart_agent().await;
+    host.restart_agent(None).await;
     host.until_running("steady").await;
     assert_eq!(host.run_of("steady"), before, "an equal container was touched");
     docker(&["stop", "-t", "1", &host.container("steady")]);

@@ -81,7 +81,7 @@ async fn docker_what_does_not_become_healthy_goes_back_by_itself() {
     assert_eq!(host.run_of("web"), web, "the one that served was touched");
     // A new process does not try it again; a changed nonce does.
     let data = host.run_of("data");
-    host.restart_agent().await;
+    host.restart_agent(None).await;
     host.until("data", "still back", back).await;
     assert_eq!(host.run_of("data"), data);
     host.want(vec![with_data(good, "again"), server("web", "one")]).await;

@@ -182,7 +182,8 @@ fn instance_json(i: &pb::Instance) -> Value {
         json!({"phase": words::phase(s.phase), "health": words::health(s.health), "sync": words::sync(s.sync),
                "reason": words::reason(s.reason), "names": s.names, "containerId": s.container_id,
                "restarts": s.restarts, "exitCode": s.exit_code, "changedAt": words::time(s.changed_at.as_ref()),
-               "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores})
+               "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
+               "messagesDropped": s.messages_dropped})
     });
     object
 }

@@ -320,6 +320,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         changed_at: NOW,
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
+        messages_dropped: 0,
     };
     let status = HostStatus {
         generation,

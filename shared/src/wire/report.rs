@@ -31,7 +31,7 @@ word!(Phase, Phase, { Pending, Pulling, Starting, Running, Stopping, Stopped, Cr
 word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-    StartRefused, WaitingForInstance, Suspended,
+    StartRefused, WaitingForInstance, Suspended, WaitingForSession,
 });
 
 /// Cuts a name to what a report may carry.
@@ -64,6 +64,7 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             changed_at: Some(timestamp(s.changed_at)),
             memory_limit_bytes: s.memory_limit_bytes,
             cpu_limit_millicores: s.cpu_limit_millicores,
+            messages_dropped: s.messages_dropped,
         }
     }
 }
@@ -87,6 +88,7 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             changed_at: from_timestamp("changed_at", s.changed_at.as_ref())?,
             memory_limit_bytes: s.memory_limit_bytes,
             cpu_limit_millicores: s.cpu_limit_millicores,
+            messages_dropped: s.messages_dropped,
         })
     }
 }

@@ -22,10 +22,15 @@ struct Broker {
 
 impl Broker {
     async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, 0).await
+    }
+
+    /// With room for so many waiting messages per client; 0 = any number.
+    async fn start_with(dir: &Path, queue: u32) -> Self {
         let addr = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
         let config = dir.join("mosquitto.conf");
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\nmax_queued_messages 0\nmax_inflight_messages 200\nsys_interval 1\nuser root\n",
+            "listener {} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\nmax_queued_messages {queue}\nmax_inflight_messages 200\nsys_interval 1\nuser root\n",
             addr.port(),
             dir.display()
         );
@@ -61,7 +66,7 @@ impl Broker {
 
     fn endpoint(&self) -> BrokerEndpoint {
         let (user, password) = ("agent".into(), "secret".into());
-        BrokerEndpoint { instance: "mq".parse().expect("a name"), addr: self.addr, user, password }
+        BrokerEndpoint { instance: "mq".parse().expect("a name"), addr: self.addr, home: "mq 1".into(), user, password }
     }
 }
 
@@ -83,11 +88,21 @@ fn host() -> HostId {
 
 /// Runs the collector while `body` runs.
 async fn collecting(outbox: &Outbox, broker: &Broker, body: impl Future<Output = ()>) {
+    collecting_heard(outbox, broker, watch::Sender::default(), body).await;
+}
+
+/// The same, with what it says of the broker.
+async fn collecting_heard(
+    outbox: &Outbox,
+    broker: &Broker,
+    heard: watch::Sender<BrokersHeard>,
+    body: impl Future<Output = ()>,
+) {
     let (_brokers, seen) = watch::channel(vec![broker.endpoint()]);
     let tools = Tools::new(Gate::new(Policy::Open), outbox.clone(), Arc::new(SystemClock));
     let stop = CancellationToken::new();
     tokio::select! {
-        () = run(seen, tools, host(), stop) => panic!("the collector ended"),
+        () = run(seen, tools, host(), heard, stop) => panic!("the collector ended"),
         () = body => {}
     }
 }
@@ -184,6 +199,64 @@ async fn a_message_that_is_no_record_is_counted_and_holds_up_nothing() {
         publish(&broker, [("log", r#"{"line":"good"}"#.to_owned())]).await;
         until(&outbox, "two logs and two others refused", |s| (s[1].refused, s[1].waiting, s[2].refused) == (2, 1, 2))
             .await;
+    })
+    .await;
+}
+
+/// Waits until the collector says this of the only broker.
+async fn until_heard(heard: &watch::Sender<BrokersHeard>, what: &str, so: impl Fn(u64) -> bool) -> u64 {
+    let mut seen = heard.subscribe();
+    let is_so = |all: &BrokersHeard| all.get("mq 1").is_some_and(|n| so(*n));
+    let found = tokio::time::timeout(DEADLINE, seen.wait_for(is_so)).await;
+    let found = found.unwrap_or_else(|_| panic!("{what}: {:?}", heard.borrow())).expect("the sender lives");
+    found["mq 1"]
+}
+
+/// A client that went away and whose queue holds ten messages, and 500 more for it.
+async fn overflow(broker: &Broker) {
+    let mut options = MqttOptions::new("absent", broker.addr.ip().to_string(), broker.addr.port());
+    options.set_clean_session(false);
+    let (client, mut events) = AsyncClient::new(options, 10);
+    client.try_subscribe("line/#", QoS::AtLeastOnce).expect("has room");
+    loop {
+        let event = tokio::time::timeout(DEADLINE, events.poll()).await.expect("the broker answers");
+        if let Event::Incoming(Packet::SubAck(_)) = event.expect("the broker stays") {
+            break;
+        }
+    }
+    drop((client, events));
+    let mut options = MqttOptions::new("line", broker.addr.ip().to_string(), broker.addr.port());
+    options.set_inflight(100);
+    let (client, mut events) = AsyncClient::new(options, 1_000);
+    for n in 0..500 {
+        client.try_publish("line/1", QoS::AtLeastOnce, false, n.to_string()).expect("has room");
+    }
+    let mut acked = 0;
+    while acked < 500 {
+        let event = tokio::time::timeout(DEADLINE, events.poll()).await.expect("the broker answers");
+        acked += u32::from(matches!(event.expect("the broker stays"), Event::Incoming(Packet::PubAck(_))));
+    }
+}
+
+#[tokio::test]
+async fn what_a_broker_throws_away_is_told_and_kept_over_its_restarts_and_ours() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut broker, outbox) = (Broker::start_with(dir.path(), 10).await, outbox(dir.path()).await);
+    let heard = watch::Sender::new(BrokersHeard::new());
+    let mut first = 0;
+    collecting_heard(&outbox, &broker, heard.clone(), async {
+        assert_eq!(until_heard(&heard, "the session is there", |_| true).await, 0);
+        overflow(&broker).await;
+        first = until_heard(&heard, "the number is told", |n| n > 0).await;
+    })
+    .await;
+    // The broker counts from nothing again, and another process collects.
+    broker.restart().await;
+    let heard = watch::Sender::new(BrokersHeard::new());
+    collecting_heard(&outbox, &broker, heard.clone(), async {
+        assert!(until_heard(&heard, "the session is there", |_| true).await >= first, "what was counted is forgotten");
+        overflow(&broker).await;
+        until_heard(&heard, "the sum grows", |n| n > first).await;
     })
     .await;
 }

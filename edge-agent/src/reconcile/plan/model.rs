@@ -30,6 +30,8 @@ pub struct Wanted {
     pub image: String,
     pub blueprint: Blueprint,
     pub flow_set: Option<Digest>,
+    /// The broker that has to hold the agent's session before this is started for the first time.
+    pub waits: Option<Name>,
 }
 
 /// Can the instance be rendered?
@@ -106,6 +108,7 @@ pub struct Found {
     pub instance: Name,
     pub hash: String,
     pub life: Life,
+    /// Empty: never.
     pub started_at: String,
     /// Joined to the network that reaches beyond the host.
     pub outside: bool,

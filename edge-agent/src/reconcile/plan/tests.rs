@@ -29,6 +29,7 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
             ..Shape::default()
         })),
         flow_set: None,
+        waits: None,
     }
 }
 
@@ -270,6 +271,24 @@ fn flows_are_deployed_while_the_container_runs() {
 }
 
 #[test]
+fn what_never_ran_is_made_and_not_started_before_its_broker_listens_and_what_ran_goes_on() {
+    let mut flows = wanted("a-flows", 3, "f1");
+    flows.waits = Some(name("broker"));
+    let mut all = desired([flows, wanted("broker", 0, "b1")]);
+    let mut actual = Actual::default();
+    let first = passes(&all, &mut actual, |_, _| ());
+    all.instances[0].waits = None;
+    insta::assert_snapshot!(format!("waiting\n{first}then\n{}", passes(&all, &mut actual, |_, _| ())));
+
+    // With a session that is gone again: who ran before is started again, and who serves is not replaced.
+    all.instances[0].waits = Some(name("broker"));
+    let down = running([found("a-flows", "f1", Life::Down), found("broker", "b1", Life::Running)]);
+    assert_eq!(text(&all, &Memory::default(), &down), "a-flows: start rf-a-flows-0");
+    let outdated = running([found("a-flows", "f0", Life::Running), found("broker", "b1", Life::Running)]);
+    assert_eq!(text(&all, &Memory::default(), &outdated), "");
+}
+
+#[test]
 fn lacking_models_are_pulled_once_at_a_time() {
     let desired = desired([wanted("o", 1, "h")]);
     let mut actual = running([found("o", "h", Life::Running)]);
@@ -328,6 +347,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
             Step::Start { container, .. } => {
                 let c = actual.containers.iter_mut().find(|c| c.name == *container).expect("started, so created");
                 c.life = Life::Running;
+                c.started_at = "T2".into();
                 c.ready = true;
             }
             Step::Reload { instance, applied, .. } => drop(memory.applied.insert(instance.clone(), applied.clone())),
@@ -354,6 +374,7 @@ fn create(instance: &Name, container: &str, named: bool, shape: &Shape, desired:
         id: format!("new-{container}-{}", shape.hash),
         name: container.into(),
         named,
+        started_at: String::new(),
         volumes,
         ..found(instance.as_str(), &shape.hash, Life::Down)
     });

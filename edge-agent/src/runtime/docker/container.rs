@@ -75,6 +75,9 @@ impl Docker {
         let mut labels = host_labels(names);
         labels.insert(labels::INSTANCE.into(), instance.to_string());
         labels.insert(labels::VOLUME.into(), purpose.as_str().into());
+        let mut birth = [0; 8];
+        aws_lc_rs::rand::fill(&mut birth).expect("the system has random bytes");
+        labels.insert(labels::BIRTH.into(), hex::encode(birth));
         let request = VolumeCreateRequest { name: Some(name.into()), labels: Some(labels), ..Default::default() };
         let made = self.client().await?.create_volume(request).await.map_err(|e| failed("create", name, e))?;
         // Creating a name that is taken gives back whatever bears it.

@@ -47,7 +47,8 @@ impl Docker {
             let purpose = volume.labels.get(labels::VOLUME).and_then(|p| VolumePurpose::from_word(p));
             match (is_ours(names, Some(&volume.labels)), instance, purpose) {
                 (true, Some(instance), Some(purpose)) => {
-                    seen.volumes.insert(volume.name, VolumeSeen { instance, purpose });
+                    let birth = volume.labels.get(labels::BIRTH).cloned().unwrap_or_default();
+                    seen.volumes.insert(volume.name, VolumeSeen { birth, instance, purpose });
                 }
                 _ => {
                     seen.foreign.insert(volume.name);

@@ -70,6 +70,7 @@ fn instance(name: &str) -> InstanceStatus {
         changed_at: datetime!(2026-11-23 14:30 UTC),
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
+        messages_dropped: 0,
     }
 }
 

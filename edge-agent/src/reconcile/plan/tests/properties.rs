@@ -3,8 +3,8 @@ use super::*;
 use proptest::prelude::*;
 
 prop_compose! {
-    fn any_wanted()(who in 0..4_usize, rank in 0..4_u8, hash in 0..3_u8, flags in any::<[bool; 7]>()) -> Wanted {
-        let [hold, suspend, config, live, outside, image, alone] = flags;
+    fn any_wanted()(who in 0..4_usize, rank in 0..4_u8, hash in 0..3_u8, flags in any::<[bool; 8]>()) -> Wanted {
+        let [hold, suspend, config, live, outside, image, alone, waits] = flags;
         let instance = ["a", "b", "c", "d"][who];
         let mut w = wanted(instance, rank, &format!("h{hash}"));
         let s = shape(&mut w);
@@ -16,6 +16,7 @@ prop_compose! {
         if !s.exclusive {
             s.data.clear();
         }
+        w.waits = waits.then(|| name("broker"));
         w.hold = hold && suspend;
         w.suspend = suspend && !hold;
         if image && hold {
@@ -55,12 +56,26 @@ proptest! {
         founds in proptest::collection::vec(any_found(), 0..5),
         networks in any::<bool>(),
     ) {
-        let desired = desired(unique(wanteds, |w| w.name.clone()));
+        let mut desired = desired(unique(wanteds, |w| w.name.clone()));
         let mut actual = running(unique(founds, |c| c.name.clone()));
         if !networks {
             actual.networks.clear();
         }
         let mut memory = Memory::default();
+        // Nobody whose broker lacks the session is started for the first time, and nobody who waits loses what serves.
+        let waiting = |i: &Name| desired.instances.iter().any(|w| w.name == *i && w.waits.is_some() && !w.suspend);
+        for _ in 0..4 {
+            let ran: BTreeSet<_> = actual.containers.iter().filter(|c| c.life.may_run()).map(|c| c.instance.clone()).collect();
+            let steps = plan(&desired, &memory, &actual);
+            apply(&steps, &desired, &mut memory, &mut actual);
+            actual.containers.iter_mut().for_each(|c| c.ready = c.life == Life::Running);
+            for i in ran.iter().filter(|i| waiting(i)) {
+                prop_assert!(actual.containers.iter().any(|c| c.instance == *i && c.life.may_run()), "{i} was ended");
+            }
+            let new = actual.containers.iter().filter(|c| c.id.starts_with("new-") && c.life.may_run());
+            prop_assert_eq!(new.map(|c| &c.instance).find(|i| waiting(i)), None);
+        }
+        desired.instances.iter_mut().for_each(|w| w.waits = None);
         // Stop what is in the way, remove it, replace, give the name, stop the old one, remove it, remove its files.
         for _ in 0..8 {
             let steps = plan(&desired, &memory, &actual);
