@@ -13,6 +13,7 @@ use crate::{
 use choose::Chosen;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::{Brought, Jobs};
+use knock::Doors;
 use memory::Remembered;
 use observe::{AppSeen, FlowSets};
 use redforge_shared::{
@@ -33,6 +34,7 @@ mod assess;
 mod choose;
 mod execute;
 mod jobs;
+mod knock;
 mod memory;
 mod observe;
 pub mod plan;
@@ -45,8 +47,10 @@ mod trial;
 
 /// Longest wait between two passes: what no hint told is found out then.
 const TICK: Duration = Duration::from_secs(10);
-/// Shortest wait while something is under way; grows towards [`TICK`] while nothing changes.
+/// Wait while something is under way; grows towards [`TICK`] while nothing changes.
 const SOON: Duration = Duration::from_millis(500);
+/// Wait after something moved: what follows from it is planned at once.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// After a hint from the engine, so that a burst of them costs one pass.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -103,6 +107,7 @@ pub struct Reconciler {
     flow_sets: FlowSets,
     jobs: Jobs,
     trials: Trials,
+    doors: Doors,
     status: watch::Sender<HostStatus>,
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
@@ -153,6 +158,7 @@ impl Reconciler {
             flow_sets: FlowSets::new(),
             jobs: Jobs::default(),
             trials: Trials::default(),
+            doors: Doors::default(),
             status: watch::Sender::new(nothing),
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
@@ -188,8 +194,8 @@ impl Reconciler {
                 pace = self.pass() => pace,
             };
             wait = match pace {
-                Pace::Changed => SOON,
-                Pace::UnderWay => (wait * 3 / 2).min(TICK),
+                Pace::Changed => AT_ONCE,
+                Pace::UnderWay => (wait * 3 / 2).clamp(SOON, TICK),
                 Pace::Settled => TICK,
             };
             let events_now = events.get_or_insert_with(|| self.deps.runtime.events(self.deps.host));
@@ -199,6 +205,10 @@ impl Reconciler {
                 news = ledger.changed() => if news.is_err() { return },
                 () = done.notified() => {}
                 () = sessions::news(&mut heard) => {}
+                opened = self.doors.one_opens() => {
+                    self.doors.note(opened);
+                    wait = SOON;
+                }
                 event = events_now.next() => match event {
                     Some(()) => gather = GATHER,
                     // The engine went away; it is asked again after the next pass.
@@ -281,6 +291,7 @@ impl Reconciler {
         let changed = self.report(&view, &actual, &faults, memory).await?;
         self.end_trials(&view, &ready, &faults, memory).await?;
         self.publish_sources(&view);
+        self.remember_doors(&view);
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
         let moved = faults.is_empty() && steps.iter().any(plan::Step::moves);

@@ -124,6 +124,8 @@ impl Door {
             }
             Err(_) => return,
         };
+        // Who agreed on HTTP/2 gets its first frame at once: an agent waits for it before it speaks.
+        let agreed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let certificate = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.clone().into_owned());
         let ending = stop.child_token();
         let connection = Connection { certificate, remote, ending: ending.clone() };
@@ -137,7 +139,7 @@ impl Door {
             let answer = router.clone().oneshot(request);
             async move { answer.await.map(|a: Response<Body>| a.map(|body| Body::new(Answer { body, _call: call }))) }
         });
-        let builder = protocol();
+        let builder = if agreed { protocol().http2_only() } else { protocol() };
         let mut running = pin!(builder.serve_connection(TokioIo::new(tls), service));
         tokio::select! {
             ended = running.as_mut() => {

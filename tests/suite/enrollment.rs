@@ -275,13 +275,29 @@ fn host_validity(agent: &TestAgent) -> (time::OffsetDateTime, time::OffsetDateTi
     identity.enrolled().expect("readable").expect("enrolled").validity().expect("a certificate")
 }
 
+/// An agent waits for the hub's first word before it speaks (a refusal of its certificate would come then): a door that
+/// waits as well costs every enrollment and every connection the whole patience of the agent.
+#[tokio::test]
+async fn the_agents_door_speaks_first() {
+    use tokio::io::AsyncReadExt as _;
+    let hub = TestHub::start().await;
+    let mut stream = silent_guest(&hub).await;
+    let mut first = [0; 9];
+    let read = tokio::time::timeout(std::time::Duration::from_secs(60), stream.read_exact(&mut first)).await;
+    read.expect("the door waits for us").expect("the door closed");
+    assert_eq!(first[3], 4, "HTTP/2 begins with SETTINGS");
+}
+
 /// What the agents' door shows to somebody who trusts nobody yet.
 async fn door_certificate(hub: &TestHub) -> Vec<u8> {
+    silent_guest(hub).await.get_ref().1.peer_certificates().expect("a chain")[0].to_vec()
+}
+
+/// The agents' door after the handshake of somebody without a certificate.
+async fn silent_guest(hub: &TestHub) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let trust = redforge_shared::tls::Trust::Roots(redforge_tests::operator::roots(&hub.root_pem()));
     let config = redforge_shared::tls::client_config(trust, None, time::OffsetDateTime::UNIX_EPOCH).expect("good");
     let tcp = tokio::net::TcpStream::connect(("127.0.0.1", hub.agents_port)).await.expect("the door is open");
     let name = rustls_pki_types::ServerName::try_from(redforge_shared::tls::HUB_NAME).expect("a name");
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
-    let stream = connector.connect(name, tcp).await.expect("TLS");
-    stream.get_ref().1.peer_certificates().expect("a chain")[0].to_vec()
+    tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, tcp).await.expect("TLS")
 }

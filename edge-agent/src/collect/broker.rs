@@ -112,8 +112,6 @@ impl Broker {
                 tracing::warn!(instance.name = %self.instance, messages.dropped = tally.sum(), more,
                     "broker: it has thrown messages away");
             }
-            *self.tally.lock().expect("no panic while the lock is held") = Some(tally);
-            self.tell(tally.sum());
             let value = serde_json::to_vec(&tally).expect("numbers are JSON");
             match self.outbox.append(vec![], Some(CursorUpdate { key: key(&self.home), value })).await {
                 Err(e @ (OutboxError::Stopped | OutboxError::Open(_))) => return Err(e),
@@ -121,6 +119,8 @@ impl Broker {
                 Err(e) => tracing::warn!(error = %Chain(&e), "what the broker threw away is not written down yet"),
                 Ok(_) => {}
             }
+            *self.tally.lock().expect("no panic while the lock is held") = Some(tally);
+            self.tell(tally.sum());
         }
     }
 }

@@ -36,7 +36,15 @@ impl Refusals {
             Unreadable::Components { .. } => "vector",
             Unreadable::Tombstone => "tombstone",
         };
-        self.say(source, class, field, &Chain(why).to_string());
+        let reason = match why {
+            // The parser's own words quote the value that it did not expect, and a log is no way past the gate.
+            Unreadable::Json { source, .. } => {
+                let kind = if source.is_data() { "a value of another kind" } else { "no JSON" };
+                format!("{why}: {kind} at line {} column {}", source.line(), source.column())
+            }
+            _ => Chain(why).to_string(),
+        };
+        self.say(source, class, field, &reason);
     }
 
     /// A record that may not leave.
@@ -101,6 +109,49 @@ mod tests {
         assert_eq!(say(RecordClass::Vector, "line", 3), Some(0));
         assert_eq!(say(RecordClass::Log, "line", 299), None);
         assert_eq!(say(RecordClass::Log, "line", 301), Some(2));
+    }
+
+    /// What the log gets while `body` runs.
+    fn logged(body: impl FnOnce()) -> Vec<String> {
+        let (lines, all) = std::sync::mpsc::channel();
+        let writer = move || Line(lines.clone());
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(log, body);
+        all.into_iter().collect()
+    }
+
+    struct Line(std::sync::mpsc::Sender<String>);
+
+    impl std::io::Write for Line {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.send(String::from_utf8_lossy(bytes).into_owned()).expect("the test listens");
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_log_names_instance_class_field_and_reason_once_and_nothing_of_the_message() {
+        let now = time::OffsetDateTime::UNIX_EPOCH;
+        let why = |text: &str| super::super::payload::read("redforge/records/event", text.as_bytes(), false, now);
+        let secret = why(r#"{"name":"n","payload":"patient 4711"}"#).expect_err("a payload is an object");
+        let source: Name = "broker".parse().expect("a name");
+        let refusals = Refusals::default();
+        let lines = logged(|| {
+            for _ in 0..1_000 {
+                refusals.unreadable(&source, RecordClass::Event, &secret);
+                refusals.at_the_gate(&source, RecordClass::Log, &Refusal::TooLarge(9));
+            }
+        });
+        assert_eq!(lines.len(), 2, "a thousand times the same was said more than once: {lines:?}");
+        for (line, words) in lines.iter().zip([["event", "payload"], ["log", "size"]]) {
+            let said = ["WARN", "record refused", "broker"].iter().chain(&words).all(|w| line.contains(w));
+            assert!(said, "{line}");
+            assert!(!line.contains("4711"), "the log has what was refused: {line}");
+        }
     }
 
     #[test]

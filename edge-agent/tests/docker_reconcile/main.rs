@@ -96,7 +96,9 @@ async fn docker_two_agents_on_one_engine_do_not_see_each_other() {
     two.until_running("same").await;
     two.want(vec![]).await;
     let mut status = two.status.clone();
-    drop(tokio::time::timeout(DEADLINE, status.wait_for(|s| s.generation == 2)).await.expect("in time"));
+    // Until all that the other will ever remove is gone.
+    let gone = status.wait_for(|s| s.generation == 2 && s.instances.is_empty() && s.sync == Sync::UpToDate);
+    drop(tokio::time::timeout(DEADLINE, gone).await.expect("in time").expect("it runs"));
     assert_eq!(one.run_of("same"), before, "a container of another host was touched");
     let subnet =
         |h: &Host| docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", h.names.network()]);

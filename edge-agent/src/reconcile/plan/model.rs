@@ -236,7 +236,8 @@ impl Step {
     pub fn moves(&self) -> bool {
         matches!(
             self,
-            Self::Remove { .. }
+            Self::ResolveImage { .. }
+                | Self::Remove { .. }
                 | Self::Create { .. }
                 | Self::Start { .. }
                 | Self::TakeName { .. }
