@@ -1,6 +1,6 @@
 # Every target works from a clean clone. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help test test-demo test-cold units lint bench reference page
+.PHONY: help test test-demo test-cold units install lint bench reference page
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,8 +14,13 @@ test-demo: ## The demo's own tests, on a machine of their own (namespaces; root;
 test-cold: ## The demo on a fresh Debian 12 root with empty caches (root; debootstrap, slirp4netns; 20 minutes)
 	@bash packaging/test/cold.sh
 
-units: ## Check the systemd units in an installed tree
+units: ## Check what packaging/install.sh installs: systemd units, nothing started, manual pages
+	cargo build --workspace --locked
 	@bash packaging/test/units.sh
+
+install: ## Install the release programs, units and manual pages (root, or DESTDIR=...); starts and enables nothing
+	cargo build --release --locked -p redforge-hub -p redforgectl && cargo build --profile release-small --locked -p redforge-edge
+	@packaging/install.sh hub ctl && packaging/install.sh --programs target/release-small edge
 
 bench: ## Measure RedForge beside the machine's limits (ARGS="--quick" for a trial); figures in target/bench.json
 	@bash packaging/bench/run.sh $(ARGS)

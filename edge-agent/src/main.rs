@@ -51,9 +51,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Print the manual page
-    #[command(hide = true)]
-    GenDocs,
+    /// Print the manual page, or write the pages of all commands
+    Man(redforge_shared::manual::Man),
 }
 
 #[derive(Subcommand)]
@@ -142,10 +141,10 @@ pub fn main() -> ExitCode {
             say(&format!("{config:#?}\nThe settings can be used."));
             ExitCode::SUCCESS
         }),
-        Command::GenDocs => {
-            say(&Cli::command().render_long_help().to_string());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Man(man) => man
+            .run(Cli::command(), "8", &mut std::io::stdout())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|e| fail(&format!("the manual cannot be written: {e}"), 1)),
     };
     done.unwrap_or_else(|code| code)
 }

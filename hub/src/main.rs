@@ -58,9 +58,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Print the manual page.
-    #[command(hide = true)]
-    Man,
+    /// Print the manual page, or write the pages of all commands.
+    Man(redforge_shared::manual::Man),
 }
 
 #[derive(Debug, Args)]
@@ -189,9 +188,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime()?.block_on(pki_init(prepared(read(&settings)?)?))
         }
         Command::Admin { command: AdminCommand::Token { command } } => runtime()?.block_on(tokens(command)),
-        Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()).context("writing the page")
-        }
+        Command::Man(man) => man.run(Cli::command(), "8", &mut std::io::stdout()).context("writing the manual"),
         Command::Config { command: ConfigCommand::Check(settings) } => {
             let raw = read(&settings)?;
             let config = raw.check(&config::environment())?;

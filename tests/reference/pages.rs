@@ -14,8 +14,7 @@ pub fn all(root: &Path, programs: &Path) -> BTreeMap<String, String> {
     for program in ["redforgectl", "redforge-hub", "redforge-edge"] {
         pages.insert(format!("{program}.md"), format!("{MADE}# {program}\n\n{}", help(programs, program)));
     }
-    pages.insert("man/redforgectl.1".into(), printed(programs, "redforgectl", &["man"]));
-    pages.insert("man/redforge-hub.8".into(), printed(programs, "redforge-hub", &["man"]));
+    pages.extend(manual(programs));
     let source = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
     let hub = sources::settings(&source("hub/src/config/raw.rs"), "Raw", "REDFORGE_HUB__");
     pages.insert(
@@ -38,6 +37,20 @@ pub fn all(root: &Path, programs: &Path) -> BTreeMap<String, String> {
     }
     pages.insert("api.md".into(), format!("{MADE}# Wire contract\n\n{wire}"));
     pages
+}
+
+/// The manual pages of every program and every verb, as the programs write them.
+fn manual(programs: &Path) -> BTreeMap<String, String> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().to_str().expect("a plain path");
+    for program in ["redforgectl", "redforge-hub", "redforge-edge"] {
+        printed(programs, program, &["man", "--dir", at]);
+    }
+    let entries = fs::read_dir(dir.path()).expect("a folder").flatten();
+    let page = |e: fs::DirEntry| {
+        (format!("man/{}", e.file_name().display()), fs::read_to_string(e.path()).expect("a page is text"))
+    };
+    entries.map(page).collect()
 }
 
 fn printed(programs: &Path, program: &str, args: &[&str]) -> String {

@@ -55,8 +55,8 @@ pub enum Verb {
     },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write the pages of all verbs
+    Man(redforge_shared::manual::Man),
     /// Print the version
     Version,
 }

@@ -10,38 +10,46 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Default, Args)]
 pub struct Connection {
     /// Address of the hub's operators' door, https://host:port
-    #[arg(long, env = "REDFORGE_HUB", global = true, value_name = "URL", hide_env = true)]
+    #[arg(long, global = true, value_name = "URL")]
     pub hub: Option<String>,
     /// The token itself; better a file, or the environment
-    #[arg(long, env = "REDFORGE_TOKEN", global = true, value_name = "TOKEN", hide_env = true, hide_env_values = true)]
+    #[arg(long, global = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// File that holds the token
-    #[arg(long, env = "REDFORGE_TOKEN_FILE", global = true, value_name = "FILE", hide_env = true)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Root certificate of the hub, PEM
-    #[arg(long, env = "REDFORGE_CA_FILE", global = true, value_name = "FILE", hide_env = true)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// SHA-256 of the hub's root key: sha256:<64 hex digits>
-    #[arg(
-        long,
-        env = "REDFORGE_CA_PIN",
-        global = true,
-        value_name = "PIN",
-        hide_env = true,
-        conflicts_with = "ca_file"
-    )]
+    #[arg(long, global = true, value_name = "PIN", conflicts_with = "ca_file")]
     pub ca_pin: Option<String>,
 }
 
-/// The same as a file.
+/// The same from one source: the flags, the environment or the file. A source that says how to be let in, or whom to
+/// trust, says it whole: what a later source says of it does not count.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct Layer {
     hub: Option<String>,
     token: Option<String>,
     token_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     ca_pin: Option<String>,
+}
+
+impl Layer {
+    fn token(&self) -> Option<Outcome<String>> {
+        self.token.clone().map(Ok).or_else(|| self.token_file.as_deref().map(read_token))
+    }
+
+    fn trust(&self) -> Option<Outcome<Trust>> {
+        let pin = |p: &String| {
+            let bad = |_| Failure::new(Exit::Usage, format!("'{p}' is not a CA pin: sha256: and 64 hex digits"));
+            p.parse::<CaPin>().map(Trust::Pin).map_err(bad)
+        };
+        self.ca_pin.as_ref().map(pin).or_else(|| self.ca_file.as_deref().map(read_roots))
+    }
 }
 
 /// Everything a connection needs.
@@ -55,42 +63,28 @@ pub struct Resolved {
 impl Connection {
     /// Puts flags, environment and file together.
     pub fn resolve(&self) -> Outcome<Resolved> {
-        let path = config_path();
-        let file = match &path {
-            Some(path) => read_file(path)?,
-            None => File::default(),
-        };
-        let url = self.hub.clone().or(file.hub).unwrap_or_else(|| "https://127.0.0.1:3000".into());
+        let file = config_path().map_or_else(|| Ok(Layer::default()), |path| read_file(&path))?;
+        let layers = [self.layer(), environment(), file];
+        let url = layers.iter().find_map(|l| l.hub.clone()).unwrap_or_else(|| "https://127.0.0.1:3000".into());
         if !url.starts_with("https://") {
             return Err(Failure::new(Exit::Usage, format!("'{url}' is not an address of a hub"))
                 .hint("it looks like https://hub.example.org:3000"));
         }
-        let token = match (&self.token, &self.token_file, file.token, file.token_file) {
-            (Some(t), ..) => t.clone(),
-            (None, Some(f), ..) => read_token(f)?,
-            (None, None, Some(t), _) => t,
-            (None, None, None, Some(f)) => read_token(&f)?,
-            (None, None, None, None) => {
-                return Err(Failure::new(Exit::Denied, "no token is set")
-                    .hint("use --token-file FILE, REDFORGE_TOKEN, or `token_file` in the configuration file")
-                    .hint("`redforge-hub dev` writes one to operator.token in its state folder"));
-            }
-        };
-        let pin = |p: String| {
-            let bad = |_| Failure::new(Exit::Usage, format!("'{p}' is not a CA pin: sha256: and 64 hex digits"));
-            p.parse::<CaPin>().map(Trust::Pin).map_err(bad)
-        };
-        let trust = match (&self.ca_pin, &self.ca_file, file.ca_pin, file.ca_file) {
-            (Some(p), ..) => pin(p.clone())?,
-            (None, Some(f), ..) => read_roots(f)?,
-            (None, None, Some(p), _) => pin(p)?,
-            (None, None, None, Some(f)) => read_roots(&f)?,
-            _ => {
-                return Err(Failure::new(Exit::Unreachable, "nothing says which hub to trust")
-                    .hint("use --ca-file root.pem (the hub's state folder has it) or --ca-pin sha256:..."));
-            }
-        };
+        let token = layers.iter().find_map(Layer::token).unwrap_or_else(|| {
+            Err(Failure::new(Exit::Denied, "no token is set")
+                .hint("use --token-file FILE, REDFORGE_TOKEN, or `token_file` in the configuration file")
+                .hint("`redforge-hub dev` prints a line that sets all three: `tools export ...`"))
+        })?;
+        let trust = layers.iter().find_map(Layer::trust).unwrap_or_else(|| {
+            Err(Failure::new(Exit::Unreachable, "nothing says which hub to trust")
+                .hint("use --ca-file root.pem (the hub's state folder has it) or --ca-pin sha256:..."))
+        })?;
         Ok(Resolved { url: url.trim_end_matches('/').into(), token, trust })
+    }
+
+    fn layer(&self) -> Layer {
+        let c = self.clone();
+        Layer { hub: c.hub, token: c.token, token_file: c.token_file, ca_file: c.ca_file, ca_pin: c.ca_pin }
     }
 }
 
@@ -98,14 +92,14 @@ fn unreadable(path: &Path, what: &str, e: impl std::fmt::Display) -> Failure {
     Failure::error(format!("{what} {} cannot be read: {e}", path.display()))
 }
 
-fn read_file(path: &Path) -> Outcome<File> {
+fn read_file(path: &Path) -> Outcome<Layer> {
     use std::os::unix::fs::PermissionsExt as _;
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Layer::default()),
         Err(e) => return Err(unreadable(path, "the configuration file", e)),
     };
-    let file: File = toml::from_str(&text).map_err(|e| {
+    let file: Layer = toml::from_str(&text).map_err(|e| {
         let line = e.span().map_or(0, |s| text[..s.start].matches('\n').count() + 1);
         Failure::error(format!("{}:{line}: {}", path.display(), e.message()))
     })?;
@@ -133,9 +127,26 @@ fn read_roots(path: &Path) -> Outcome<Trust> {
     Ok(Trust::Roots(roots))
 }
 
+/// A variable that is there and not empty.
 #[expect(clippy::disallowed_methods, reason = "this is the config room")]
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|v| !v.is_empty())
+}
+
+/// What the environment says. clap is not asked: it would take a variable for a flag and find it in conflict with one.
+fn environment() -> Layer {
+    let text = |name| variable(name).map(|v| v.to_string_lossy().into_owned());
+    Layer {
+        hub: text("REDFORGE_HUB"),
+        token: text("REDFORGE_TOKEN"),
+        token_file: variable("REDFORGE_TOKEN_FILE").map(PathBuf::from),
+        ca_file: variable("REDFORGE_CA_FILE").map(PathBuf::from),
+        ca_pin: text("REDFORGE_CA_PIN"),
+    }
+}
+
 fn config_path() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| variable(name).map(PathBuf::from);
     if let Some(path) = set("REDFORGE_CONFIG") {
         return Some(path);
     }

@@ -28,11 +28,13 @@ pub struct Failure {
     pub errors: Vec<String>,
     /// One line each: what to do next.
     pub hints: Vec<String>,
+    /// Lines to be copied to a shell as they are; made here, of checked names.
+    pub example: Option<String>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, error: impl Into<String>) -> Self {
-        Self { exit, errors: vec![error.into()], hints: Vec::new() }
+        Self { exit, errors: vec![error.into()], hints: Vec::new(), example: None }
     }
     pub fn error(error: impl Into<String>) -> Self {
         Self::new(Exit::Error, error)
@@ -52,7 +54,7 @@ impl Failure {
         };
         let errors = self.errors.iter().map(|e| format!("{} {}", label("error", true), output::plain(e)));
         let hints = self.hints.iter().map(|h| format!("{} {}", label("hint", false), output::plain(h)));
-        errors.chain(hints).collect::<Vec<_>>().join("\n")
+        errors.chain(hints).chain(self.example.clone()).collect::<Vec<_>>().join("\n")
     }
 
     /// Says it and gives the exit code.
@@ -68,6 +70,11 @@ impl From<Status> for Failure {
         if let Some(cause) = std::error::Error::source(&s) {
             let text = format!("the connection to the hub broke: {}", root_cause(cause));
             return Self::new(Exit::Unreachable, text).hint("is the hub running? try again in a moment");
+        }
+        if s.code() == Code::Unimplemented {
+            return Self::error("what answers there does not know this call")
+                .hint("is --hub (or REDFORGE_HUB) the operators' door, and not the agents'? its usual port is 3000")
+                .hint("if it is: the hub is older than this redforgectl");
         }
         let exit = match s.code() {
             Code::NotFound => Exit::NotFound,

@@ -4,7 +4,7 @@ use crate::{
     config::Connection,
     connection::{self, Admin},
     failure::{Exit, Failure, Outcome},
-    get, instances,
+    first_steps, get, instances,
     manifest_files::{self, Packed},
     output, views, wait, words,
 };
@@ -24,7 +24,7 @@ pub async fn push(settings: &Connection, a: &Push) -> Outcome {
     // What has to be created is known before anything is changed.
     let mut manifests = Vec::new();
     for host in &hosts {
-        manifests.push(manifest_for(&mut admin, host, &name, a.image.as_deref()).await?);
+        manifests.push(manifest_for(&mut admin, host, &packed, a).await?);
     }
     let mut touched: Vec<String> = hosts.iter().map(|h| format!("hosts/{h}/instances/{name}")).collect();
     // Whoever runs the flow set already gets this revision too.
@@ -62,7 +62,8 @@ pub async fn push(settings: &Connection, a: &Push) -> Outcome {
 }
 
 /// The instance's manifest with the flow set in it, or nothing when it uses it already.
-async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option<&str>) -> Outcome<Option<Value>> {
+async fn manifest_for(admin: &mut Admin, host: &Name, packed: &Packed, a: &Push) -> Outcome<Option<Value>> {
+    let (name, image) = (&packed.name, a.image.as_deref());
     let resource = format!("hosts/{host}/instances/{name}");
     let found = match admin.get_instance(pb::GetInstanceRequest { name: resource }).await {
         Ok(instance) => Some(instance.into_inner()),
@@ -79,12 +80,10 @@ async fn manifest_for(admin: &mut Admin, host: &Name, name: &Name, image: Option
         }
         let image = match image {
             Some(image) => image.to_owned(),
-            None => image_of_others(admin, host).await?.ok_or_else(|| {
-                let text =
-                    format!("host '{host}' has no instance '{name}', and no other node-red instance says which image");
-                Failure::new(Exit::NotFound, text)
-                    .hint("give --image REFERENCE and it is created, or apply a manifest for it")
-            })?,
+            None => match image_of_others(admin, host).await? {
+                Some(image) => image,
+                None => return Err(first_steps::no_instance(admin, host, packed, a).await?),
+            },
         };
         return Ok(Some(json!({
             "apiVersion": "redforge.io/v1", "kind": "Instance", "metadata": {"name": name},

@@ -31,6 +31,7 @@ async fn listing(admin: &mut Admin, a: &Get) -> Outcome<Listing> {
         Kind::Hosts => views::hosts(&some_hosts(admin, typed).await?, wide),
         Kind::Instances => {
             let parent = words::host_filter(a.host.as_ref())?;
+            check_host(admin, &parent).await?;
             views::instances(&some_instances(admin, typed, &parent).await?, wide)
         }
         Kind::Sites => {
@@ -47,6 +48,7 @@ async fn listing(admin: &mut Admin, a: &Get) -> Outcome<Listing> {
         }
         Kind::Events => {
             let host = words::host_filter(a.host.as_ref().or(a.name.as_ref()))?;
+            check_host(admin, &host).await?;
             let request = pb::ListEventsRequest { limit: 50, host };
             views::events(&admin.list_events(request).await?.into_inner().events)
         }
@@ -66,6 +68,14 @@ fn only<T>(all: Vec<T>, typed: Option<&str>, prefix: &str, what: &str, name: fn(
         return Err(suggest::nearest(failure, typed, known));
     }
     Ok(found)
+}
+
+/// A filter by a host that does not exist is a mistake, and not a list without rows.
+pub async fn check_host(admin: &mut Admin, filter: &str) -> Outcome {
+    match filter.strip_prefix("hosts/") {
+        Some(host) => some_hosts(admin, Some(host)).await.map(drop),
+        None => Ok(()),
+    }
 }
 
 async fn some_hosts(admin: &mut Admin, typed: Option<&str>) -> Outcome<Vec<pb::Host>> {

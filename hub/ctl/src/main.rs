@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod connection;
 mod failure;
+mod first_steps;
 mod flow_sets;
 mod get;
 mod instances;
@@ -57,9 +58,9 @@ async fn run(cli: Cli) -> Outcome {
             clap_complete::generate(shell, &mut Cli::command(), "redforgectl", &mut std::io::stdout());
             Ok(())
         }
-        Verb::Man => clap_mangen::Man::new(Cli::command())
-            .render(&mut std::io::stdout())
-            .map_err(|e| Failure::error(format!("the page cannot be written: {e}"))),
+        Verb::Man(man) => man
+            .run(Cli::command(), "1", &mut std::io::stdout())
+            .map_err(|e| Failure::error(format!("the manual cannot be written: {e}"))),
         Verb::Version => {
             output::line(&format!("redforgectl {}", env!("CARGO_PKG_VERSION")));
             Ok(())

@@ -52,7 +52,7 @@ pub fn read(paths: &[PathBuf]) -> Outcome<Manifests> {
         }
     }
     if !errors.is_empty() {
-        return Err(Failure { exit: Exit::Error, errors, hints: vec!["nothing was changed".into()] });
+        return Err(Failure { exit: Exit::Error, errors, hints: vec!["nothing was changed".into()], example: None });
     }
     Ok(all)
 }

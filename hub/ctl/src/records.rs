@@ -76,6 +76,7 @@ pub async fn list(settings: &Connection, a: &Records) -> Outcome {
     }
     let host = words::host_filter(a.host.as_ref())?;
     let mut admin = connection::connect(settings).await?;
+    get::check_host(&mut admin, &host).await?;
     let classes = a.class.map_or_else(|| Class::value_variants().to_vec(), |c| vec![c]);
     let mut found = Vec::new();
     for class in classes {

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 pub async fn run(settings: &Connection, a: &Streams) -> Outcome {
     let host = words::host_filter(a.host.as_ref())?;
     let mut admin = connection::connect(settings).await?;
+    crate::get::check_host(&mut admin, &host).await?;
     let mut all = admin.list_streams(pb::ListStreamsRequest { host }).await?.into_inner().streams;
     if !a.epochs {
         all = by_class(all);

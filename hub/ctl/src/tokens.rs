@@ -8,8 +8,13 @@ use crate::{
     output::{self, Format},
     suggest, words,
 };
-use redforge_shared::wire::pb;
+use redforge_shared::{ids::Name, wire::pb};
 use serde_json::json;
+
+/// The shortest way to a site, as a line of a shell.
+fn site_manifest(site: &Name) -> String {
+    format!("echo '{{apiVersion: redforge.io/v1, kind: Site, metadata: {{name: {site}}}}}' | redforgectl apply -f -")
+}
 
 /// Creates a token. The line goes to standard output, alone.
 pub async fn create(settings: &Connection, a: &CreateToken) -> Outcome {
@@ -29,7 +34,11 @@ pub async fn create(settings: &Connection, a: &CreateToken) -> Outcome {
         Err(status) => {
             let known = get::sites(&mut admin).await.unwrap_or_default();
             let names = known.iter().map(|s| words::last(&s.name).to_owned());
-            return Err(suggest::nearest(status.into(), site.as_str(), names));
+            let failure = suggest::nearest(status.into(), site.as_str(), names);
+            return Err(match failure.exit {
+                Exit::NotFound => failure.hint(format!("a manifest creates it: {}", site_manifest(&site))),
+                _ => failure,
+            });
         }
     };
     let until = words::time(token.expires_at.as_ref());

@@ -84,7 +84,7 @@ pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: B
             return Ok(());
         }
         if open.is_empty() {
-            return Err(Failure { exit: Exit::NotAsDesired, errors: failed, hints: Vec::new() }.hint(
+            return Err(Failure { exit: Exit::NotAsDesired, errors: failed, hints: Vec::new(), example: None }.hint(
                 "`redforgectl get instances -o wide` shows the reasons, `redforgectl logs HOST/INSTANCE` the lines",
             ));
         }

@@ -94,10 +94,51 @@ fn a_configuration_file_is_checked_and_must_be_private() {
 }
 
 #[test]
-fn completion_and_the_manual_page_are_written() {
+fn a_flag_wins_over_the_environment_also_where_they_say_it_differently() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pin = format!("sha256:{}", "ab".repeat(32));
+    let said = |args: &[&str], env: (&str, &str)| {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_redforgectl"));
+        c.args(args).args(["--hub", "https://127.0.0.1:1"]).current_dir(dir.path()).env_clear().env(env.0, env.1);
+        let out = c.output().expect("redforgectl runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, text) =
+        said(&["get", "hosts", "--token", "t", "--ca-pin", &pin], ("REDFORGE_CA_FILE", "/nowhere/root.pem"));
+    assert!(code == Some(8) && text.contains("cannot be reached"), "{code:?} {text}");
+    let (code, text) =
+        said(&["get", "hosts", "--token-file", "/nowhere/token", "--ca-pin", &pin], ("REDFORGE_TOKEN", "t"));
+    assert!(code == Some(1) && text.contains("/nowhere/token cannot be read"), "{code:?} {text}");
+    // What the environment says is no part of the usage.
+    let (code, text) = said(&["apply"], ("REDFORGE_TOKEN_FILE", "/nowhere/token"));
+    assert!(code == Some(2) && !text.contains("--token-file"), "{code:?} {text}");
+}
+
+#[test]
+fn completion_and_the_manual_pages_are_written() {
     let dir = tempfile::tempdir().expect("a folder");
     for shell in ["bash", "zsh", "fish", "powershell"] {
         assert!(transcript(dir.path(), &["completion", shell]).contains("flowset"), "{shell}");
     }
-    assert!(transcript(dir.path(), &["man"]).contains(".TH redforgectl"));
+    assert!(transcript(dir.path(), &["man"]).contains(".TH redforgectl 1"));
+    transcript(dir.path(), &["man", "--dir", "pages"]);
+    // Every verb that the help lists has a page, and so has every verb below it.
+    let verbs = |args: &[&str]| -> Vec<String> {
+        let help = transcript(dir.path(), &[args, &["--help"]].concat());
+        let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default().lines().take_while(|l| l.starts_with("  "));
+        let names = listed.filter_map(|l| l.strip_prefix("  ")?.split(' ').next()).filter(|n| !n.is_empty());
+        names.filter(|n| *n != "help").map(str::to_owned).collect()
+    };
+    let mut seen = 0;
+    for verb in verbs(&[]) {
+        let below = verbs(&[&verb]).into_iter().map(|b| format!("{verb}-{b}"));
+        for page in below.chain([verb.clone()]) {
+            let path = dir.path().join(format!("pages/redforgectl-{page}.1"));
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert!(text.contains(&format!("redforgectl\\-{}", page.replace('-', "\\-"))), "{page}: {text}");
+            assert!(text.contains("redforgectl(1)") || text.contains("Exit codes"), "{page}: {text}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 16, "only {seen} verbs were found");
 }

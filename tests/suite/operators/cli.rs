@@ -104,6 +104,29 @@ async fn every_exit_code_is_what_the_manual_says() {
         let said = ctl.run(args).bad(3);
         assert!(said.contains(what), "{args:?}: {said}");
     }
+    // A filter by a host that is not there is a mistake, not an empty list.
+    for args in [
+        &["records", "--host", "pres-1"][..],
+        &["streams", "--host", "pres-1"],
+        &["get", "instances", "--host", "pres-1"],
+        &["get", "events", "--host", "pres-1"],
+    ] {
+        let said = ctl.run(args).bad(3);
+        assert!(
+            said.contains("hosts/pres-1 does not exist") && said.contains("did you mean 'press-1'"),
+            "{args:?}: {said}"
+        );
+    }
+    assert!(ctl.run(&["search", "--like", "nope"]).bad(2).contains("records --class vector -o name"));
+    assert!(ctl.run(&["search", "--vector", "/nowhere.json"]).bad(3).contains("/nowhere.json cannot be read"));
+    let agents = format!("https://127.0.0.1:{}", hub.agents_port);
+    assert!(ctl.run(&["get", "hosts", "--hub", &agents]).bad(1).contains("operators' door, and not the agents'"));
+    // The hint of a missing site is a line that can be run.
+    let said = ctl.run(&["token", "create", "--site", "warehouse"]).bad(3);
+    assert!(said.contains("hint: there is: plant"), "{said}");
+    let line = said.lines().find_map(|l| l.split_once("creates it: ")).expect("a line to run").1.to_owned();
+    let manifest = line.split('\'').nth(1).expect("a manifest in quotes").to_owned();
+    assert!(ctl.run_with(&["apply", "-f", "-"], &manifest).good().contains("sites/warehouse created"));
     let said = ctl.run(&["resume", "press-1"]).bad(4);
     assert!(said.contains("hosts/press-1 is not paused"), "{said}");
 
@@ -170,7 +193,15 @@ async fn docker_an_editor_export_runs_is_followed_and_is_removed() {
     ctl.file("export.json", nodes.to_string());
     // Nobody says which image: the refusal says what to do, and leaves nothing behind.
     let said = ctl.run(&["flowset", "push", "speak", "export.json", "--to", "press-1"]).bad(3);
-    assert!(said.contains("hint: give --image REFERENCE"), "{said}");
+    assert!(said.contains("hint: this gives the host a Node-RED, and then pushes the flows"), "{said}");
+    let mqtt = r#"[{"id":"b","type":"mqtt-broker","broker":"${REDFORGE_MQTT_HOST}"}]"#;
+    let said = ctl.run_with(&["flowset", "push", "speak", "-", "--to", "press-1"], mqtt).bad(3);
+    assert!(said.contains("has no mosquitto instance either"), "{said}");
+    // What is printed can be applied as it is.
+    let manifests = said.split("<<'END'\n").nth(1).and_then(|s| s.split("END\n").next()).expect("manifests").to_owned();
+    let dry = ctl.run_with(&["apply", "--dry-run", "-f", "-", "-o", "name"], &manifests).good();
+    assert_eq!(dry, "hosts/press-1/instances/broker\nhosts/press-1/instances/speak\n", "{said}");
+    assert!(said.contains("redforgectl flowset push speak - --to press-1 --wait"), "{said}");
     assert_eq!(ctl.run(&["get", "flowsets", "-o", "name"]).good(), "");
     let base = broker("press-1")
         + &instance(
