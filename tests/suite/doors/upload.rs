@@ -4,50 +4,20 @@ use redforge_shared::wire::pb::{self, upload_request, upload_response};
 use redforge_tests::{
     agent::TestAgent,
     hub::TestHub,
-    operator::{Operator, channel},
+    operator::Operator,
     place::{Process, Tmpfs, binary, command, folder, free_port, is_root},
+    upload::{Upload, hello},
     wait::{eventually, eventually_within},
 };
 use std::{fs, path::Path, time::Duration};
-use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::Code;
 
-/// An upload that this test writes by hand.
-struct Upload {
-    out: mpsc::Sender<pb::UploadRequest>,
-    answers: Streaming<pb::UploadResponse>,
-}
-
-impl Upload {
-    async fn open(port: u16, agent: &TestAgent) -> Result<Self, Status> {
-        redforge_shared::daemon::install_crypto();
-        let identity = redforge_edge::identity::IdentityDir::open(agent.state()).expect("a folder of keys");
-        let enrolled = identity.enrolled().expect("can be read").expect("is enrolled");
-        let config = enrolled.client_config(time::OffsetDateTime::UNIX_EPOCH).expect("good");
-        let channel = eventually("the agents' door answers", async || channel(port, config.clone()).await).await;
-        let (out, queue) = mpsc::channel(8);
-        let queue = tokio_stream::wrappers::ReceiverStream::new(queue);
-        let answers = pb::telemetry_client::TelemetryClient::new(channel).upload(queue).await?.into_inner();
-        Ok(Self { out, answers })
-    }
-
-    /// Opened and greeted.
-    async fn greeted(port: u16, agent: &TestAgent) -> Self {
-        let mut upload = Self::open(port, agent).await.expect("is let in");
-        let answer = upload.say(hello()).await.expect("is answered");
-        assert!(matches!(answer, Some(upload_response::Message::Welcome(_))), "{answer:?}");
-        upload
-    }
-
-    async fn say(&mut self, message: upload_request::Message) -> Result<Option<upload_response::Message>, Status> {
-        // A stream that has ended takes nothing; its status tells why.
-        drop(self.out.send(pb::UploadRequest { message: Some(message) }).await);
-        Ok(self.answers.message().await?.and_then(|r| r.message))
-    }
-}
-
-fn hello() -> upload_request::Message {
-    upload_request::Message::Hello(pb::UploadHello { run_id: vec![1; 16].into(), streams: Vec::new() })
+/// What the agent's own certificate opens the door with.
+fn config(agent: &TestAgent) -> rustls::ClientConfig {
+    redforge_shared::daemon::install_crypto();
+    let identity = redforge_edge::identity::IdentityDir::open(agent.state()).expect("a folder of keys");
+    let enrolled = identity.enrolled().expect("can be read").expect("is enrolled");
+    enrolled.client_config(time::OffsetDateTime::UNIX_EPOCH).expect("good")
 }
 
 fn stream() -> pb::StreamId {
@@ -93,20 +63,20 @@ const LINES: &str = "SELECT count(*) FROM record_log";
 async fn an_upload_out_of_turn_is_ended_by_name() {
     let hub = TestHub::start().await;
     let agent = enrolled(&hub, "press-1").await;
-    let mut early = Upload::open(hub.agents_port, &agent).await.expect("is let in");
+    let mut early = Upload::open(hub.agents_port, config(&agent)).await.expect("is let in");
     let status = early.say(batch(1, vec![line(5)])).await.expect_err("no hello came");
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "the hello must come first"));
 
-    let mut twice = Upload::greeted(hub.agents_port, &agent).await;
+    let mut twice = Upload::greeted(hub.agents_port, config(&agent)).await;
     let status = twice.say(hello()).await.expect_err("a second hello");
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "a second hello"));
 
-    let mut empty = Upload::greeted(hub.agents_port, &agent).await;
+    let mut empty = Upload::greeted(hub.agents_port, config(&agent)).await;
     empty.out.send(pb::UploadRequest { message: None }).await.expect("is taken");
     let status = empty.answers.message().await.expect_err("nothing was said");
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "the upload message is empty"));
 
-    let mut nameless = Upload::greeted(hub.agents_port, &agent).await;
+    let mut nameless = Upload::greeted(hub.agents_port, config(&agent)).await;
     let batch = pb::Batch { stream: None, first_seq: 1, records: vec![line(5)], live: true };
     let status = nameless.say(upload_request::Message::Batch(batch)).await.expect_err("no stream is named");
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "batch.stream: is missing"));
@@ -117,7 +87,7 @@ async fn an_upload_out_of_turn_is_ended_by_name() {
 async fn a_batch_over_its_bounds_is_refused_and_the_upload_goes_on() {
     let hub = TestHub::start().await;
     let agent = enrolled(&hub, "press-1").await;
-    let mut upload = Upload::greeted(hub.agents_port, &agent).await;
+    let mut upload = Upload::greeted(hub.agents_port, config(&agent)).await;
     let too_many = batch(1, vec![line(1); 1_001]);
     // Each within its own bound, together above 1 MiB.
     let too_large = batch(1, vec![line(15_000); 71]);
@@ -144,7 +114,7 @@ async fn a_batch_over_its_bounds_is_refused_and_the_upload_goes_on() {
         Err(status) => assert_eq!(status.code(), Code::OutOfRange, "{status:?}"),
         Ok(answer) => assert!(answer.is_none(), "2.5 MB in a message were answered: {answer:?}"),
     }
-    let mut again = Upload::greeted(hub.agents_port, &agent).await;
+    let mut again = Upload::greeted(hub.agents_port, config(&agent)).await;
     let answer = again.say(batch(1_001, vec![line(1)])).await.expect("is answered");
     assert!(is_ack(&answer, 1_001, 1_001), "{answer:?}");
 }
@@ -153,10 +123,10 @@ async fn a_batch_over_its_bounds_is_refused_and_the_upload_goes_on() {
 async fn a_host_reaches_its_own_streams_only() {
     let hub = TestHub::start().await;
     let (first, second) = (enrolled(&hub, "press-1").await, enrolled(&hub, "press-2").await);
-    let mut one = Upload::greeted(hub.agents_port, &first).await;
+    let mut one = Upload::greeted(hub.agents_port, config(&first)).await;
     assert!(is_ack(&one.say(batch(1, vec![line(1); 5])).await.expect("is answered"), 1, 5));
     // The same class and epoch said by another host: a stream of its own, whatever it claims to have.
-    let mut other = Upload::open(hub.agents_port, &second).await.expect("is let in");
+    let mut other = Upload::open(hub.agents_port, config(&second)).await.expect("is let in");
     let claimed = pb::OpenStream {
         stream: Some(stream()),
         max_seq: 5,
@@ -181,7 +151,7 @@ async fn a_host_reaches_its_own_streams_only() {
 async fn a_fenced_host_lands_nothing_more_on_a_live_upload() {
     let hub = TestHub::start().await;
     let agent = enrolled(&hub, "press-1").await;
-    let mut upload = Upload::greeted(hub.agents_port, &agent).await;
+    let mut upload = Upload::greeted(hub.agents_port, config(&agent)).await;
     assert!(is_ack(&upload.say(batch(1, vec![line(1)])).await.expect("is answered"), 1, 1));
     let pool = hub.postgres.pool().await;
     let fence = |sql: &'static str| {
@@ -192,11 +162,11 @@ async fn a_fenced_host_lands_nothing_more_on_a_live_upload() {
     let status = upload.say(batch(2, vec![line(1)])).await.expect_err("is fenced");
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     assert!(status.message().contains("fenced until an operator decides"), "{status:?}");
-    let Err(status) = Upload::open(hub.agents_port, &agent).await else { panic!("a fenced host was let in") };
+    let Err(status) = Upload::open(hub.agents_port, config(&agent)).await else { panic!("a fenced host was let in") };
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     assert_eq!(number(&hub, LINES).await, 1);
     fence("UPDATE host SET fenced_at = NULL").await;
-    let mut again = Upload::greeted(hub.agents_port, &agent).await;
+    let mut again = Upload::greeted(hub.agents_port, config(&agent)).await;
     assert!(is_ack(&again.say(batch(2, vec![line(1)])).await.expect("is answered"), 2, 2));
 }
 
@@ -204,7 +174,7 @@ async fn a_fenced_host_lands_nothing_more_on_a_live_upload() {
 async fn while_the_database_is_away_batches_are_put_off_and_none_is_acked() {
     let hub = TestHub::start().await;
     let agent = enrolled(&hub, "press-1").await;
-    let mut upload = Upload::greeted(hub.agents_port, &agent).await;
+    let mut upload = Upload::greeted(hub.agents_port, config(&agent)).await;
     assert!(is_ack(&upload.say(batch(1, vec![line(1); 10])).await.expect("is answered"), 1, 10));
     hub.postgres.down();
     for _ in 0..3 {
@@ -232,7 +202,7 @@ async fn engine_a_full_disk_puts_batches_off_and_loses_no_acked_one() {
     let mut hub = Process::start("dev hub", c, &place.path().join("hub.log"));
     hub.line("ready ", Duration::from_secs(90)).await;
     let agent = enrolled_at_dev(base, disk.path()).await;
-    let mut upload = Upload::greeted(base, &agent).await;
+    let mut upload = Upload::greeted(base, config(&agent)).await;
     let records = || vec![line(10_000); 100];
     let filler = disk.fill();
     let mut acked = 0_u64;

@@ -1,0 +1,103 @@
+//! Records that a hub has acked: landed with a host's certificate and no agent, journalled at the ack, and looked for at
+//! the end of a story by the independent checker. Knows nothing of what the story does to the hub meanwhile.
+use prost::Message as _;
+use redforge_shared::wire::pb::{self, upload_request, upload_response};
+use redforge_tests::{
+    hub::TestHub,
+    operator::{channel, roots},
+    place::folder,
+    upload::Upload,
+};
+use std::{fs, io::Write as _, path::PathBuf};
+use tempfile::TempDir;
+
+const BATCH: u64 = 20;
+
+/// What was acked so far, and the host that it was acked to.
+pub struct Acked {
+    place: TempDir,
+    config: rustls::ClientConfig,
+    next: u64,
+}
+
+impl Acked {
+    /// Enrolls a host by hand; nothing has landed yet.
+    pub async fn by_hand(hub: &TestHub) -> Self {
+        let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
+        let identity = handmade(hub).await;
+        let floor = time::OffsetDateTime::UNIX_EPOCH;
+        let config = redforge_shared::tls::client_config(trust, Some(identity), floor).expect("good");
+        Self { place: folder(), config, next: 1 }
+    }
+
+    /// The host's certificate.
+    pub fn config(&self) -> rustls::ClientConfig {
+        self.config.clone()
+    }
+
+    /// Lands a batch of keyed events and writes their keys down once the hub has acked them.
+    pub async fn land(&mut self, hub: &TestHub) {
+        let mut upload = Upload::greeted(hub.agents_port, self.config()).await;
+        let (first, last) = (self.next, self.next + BATCH - 1);
+        let stream = pb::StreamId { class: pb::RecordClass::Event.into(), epoch: vec![5; 16].into() };
+        let records = (first..=last).map(event).collect();
+        let batch = pb::Batch { stream: Some(stream.clone()), first_seq: first, records, live: true };
+        let answer = upload.say(upload_request::Message::Batch(batch)).await.expect("is answered");
+        let ack = pb::Ack { stream: Some(stream), first_seq: first, last_seq: last };
+        assert_eq!(answer, Some(upload_response::Message::Ack(ack)));
+        let mut journal = fs::File::options().create(true).append(true).open(self.journal()).expect("own folder");
+        for seq in first..=last {
+            writeln!(journal, "{{\"key\": \"{}\"}}", key(seq)).expect("own file");
+        }
+        self.next = last + 1;
+    }
+
+    /// Everything acked lies in PostgreSQL, once.
+    pub fn are_all_there(&self, hub: &TestHub) {
+        assert!(self.next > 1, "nothing was ever acked");
+        let checked = hub.checker(&["--keyed", &self.journal().display().to_string()]);
+        assert!(checked.good, "{}", checked.text);
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.place.path().join("acked.jsonl")
+    }
+}
+
+fn key(seq: u64) -> String {
+    format!("by-hand-{seq}")
+}
+
+fn event(seq: u64) -> bytes::Bytes {
+    let body = pb::EventRecord { name: "pressed".into(), payload_json: "{}".into() };
+    let at = Some(redforge_shared::wire::timestamp(time::OffsetDateTime::UNIX_EPOCH));
+    let body = Some(pb::sealed_record::Body::Event(body));
+    pb::SealedRecord { at, key: key(seq), body, ..Default::default() }.encode_to_vec().into()
+}
+
+/// A host that this story enrolls with its own hands.
+async fn handmade(hub: &TestHub) -> redforge_shared::tls::Identity {
+    redforge_shared::daemon::install_crypto();
+    let mut operator = hub.operator().await;
+    operator.site("plant").await;
+    let token = operator.enroll_token("plant").await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("signed");
+    let identity = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+    let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
+    let config = redforge_shared::tls::client_config(trust, None, time::OffsetDateTime::UNIX_EPOCH).expect("good");
+    let door = channel(hub.agents_port, config).await.expect("the agents' door is open");
+    let request = pb::EnrollRequest {
+        token: token.token,
+        csr: csr.der().to_vec().into(),
+        identity_public_key: identity.public_key_raw().to_vec().into(),
+        sealing_public_key: vec![9; 32].into(),
+        facts: None,
+        name: "by-hand".into(),
+    };
+    let mut client = pb::enrollment_client::EnrollmentClient::new(door);
+    let answer = client.enroll(request).await.unwrap_or_else(|s| panic!("enroll was refused: {s}")).into_inner();
+    let chain = std::iter::once(answer.certificate).chain(answer.chain).map(|c| c.to_vec().into()).collect();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
+    redforge_shared::tls::Identity { chain, key }
+}
