@@ -192,6 +192,7 @@ impl DevPostgres {
     async fn pass(&self, stop: &CancellationToken) -> Result<(), DevPostgresError> {
         self.end_orphan().await?;
         let said_before = fs::metadata(&self.log).map_or(0, |m| m.len());
+        make_dir(&self.socket_dir, &self.account)?;
         let mut child = self.spawn()?;
         let exited = tokio::select! {
             exited = child.wait() => Some(exited),
@@ -241,6 +242,10 @@ impl DevPostgres {
             signal(pid, rustix::process::Signal::QUIT);
             // SIGQUIT ends it at once; the next start recovers from the write-ahead log.
             drop(child.wait().await);
+        }
+        // The run folder goes too, unless something else lies in it.
+        for dir in self.socket_dir.ancestors().take(2) {
+            drop(fs::remove_dir(dir));
         }
         Ok(())
     }

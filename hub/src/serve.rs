@@ -48,6 +48,21 @@ struct Listeners {
     metrics: TcpListener,
 }
 
+/// What the doors and the loops share.
+struct House {
+    config: Config,
+    dev: bool,
+    tasks: Tasks,
+    stop: tokio_util::sync::CancellationToken,
+    clock: SharedClock,
+    store: Store,
+    hints: Hints,
+    sessions: Sessions,
+    pki: Pki,
+    tls: Arc<DoorTls>,
+    callers: callers::Callers,
+}
+
 /// The hub from start to stop. `dev` makes what is missing: database, authority, an administrator's token.
 pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
     let tasks = Tasks::new();
@@ -62,119 +77,35 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
     let postgres_tasks = Tasks::new();
     let (database, postgres) = own_database(&config, dev, &postgres_tasks).await?;
     let store = Store::open(&database)?;
-    let hints = Hints::new();
-    let sessions = Sessions::default();
-    let pki = Pki::new(config.lifetimes);
-    let tls = Arc::new(DoorTls::default());
-    let peers = Peers::new(store.clone(), clock.clone());
-    let callers = callers::Callers::new(store.clone(), clock.clone());
-    let embed = match &config.embed_url {
-        Some(url) => Some(Embed::new(url, config.standin)?),
-        None => None,
+    let house = House {
+        hints: Hints::new(),
+        sessions: Sessions::default(),
+        pki: Pki::new(config.lifetimes),
+        tls: Arc::new(DoorTls::default()),
+        callers: callers::Callers::new(store.clone(), clock.clone()),
+        config,
+        dev,
+        tasks,
+        stop: stop.clone(),
+        clock,
+        store,
     };
-    let api = Api::new(Parts {
-        store: store.clone(),
-        pki: pki.clone(),
-        clock: clock.clone(),
-        public_url: public_url(&config, dev, addresses[0]),
-        heartbeat: config.session.heartbeat,
-        embed,
-    });
     let (database_tx, database_state) = watch::channel(Database::Away);
     let (certified_tx, certified) = watch::channel(false);
-    let keeper = Keeper {
-        store: store.clone(),
-        pki: pki.clone(),
-        tls: tls.clone(),
-        clock: clock.clone(),
-        state_dir: config.state_dir.clone(),
-        names: door_names(&config),
-        create: dev,
-    };
+    house.start_loops(database_tx, certified_tx);
 
-    // Loops
-    let heartbeat = config.session.heartbeat;
-    tasks.spawn("keep_database", loops::keep_database::run(store.clone(), database_tx, stop.clone()));
-    tasks.spawn("keep_certificates", keeper.run(certified_tx, stop.clone()));
-    tasks.spawn("hints", hints.clone().run(store.clone(), stop.clone()));
-    tasks.spawn(
-        "liveness",
-        loops::liveness::run(store.clone(), sessions.clone(), clock.clone(), heartbeat, stop.clone()),
-    );
-    tasks.spawn(
-        "publish_desired",
-        loops::publish_desired::run(store.clone(), hints.clone(), clock.clone(), stop.clone()),
-    );
-    tasks.spawn(
-        "wake_sessions",
-        loops::wake_sessions::run(store.clone(), hints.clone(), sessions.clone(), stop.clone()),
-    );
-    tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
-    tasks.spawn("index_vectors", loops::index_vectors::run(store.clone(), hints.clone(), clock.clone(), stop.clone()));
-
-    // The agents' door
-    let agents =
-        Routes::new(grpc::enrollment::Service::server(store.clone(), peers.clone(), pki.clone(), clock.clone()))
-            .add_service(grpc::control::Service::server(
-                store.clone(),
-                peers.clone(),
-                sessions.clone(),
-                clock.clone(),
-                config.session,
-                tasks.clone(),
-            ))
-            .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
-            .add_service(grpc::telemetry::Service::server(
-                store.clone(),
-                peers.clone(),
-                clock.clone(),
-                hints.clone(),
-                tasks.clone(),
-            ))
-            .into_axum_router();
-    let door = Door {
-        name: "agents",
-        listener: listeners.agents,
-        tls: tls_source(tls.clone(), |t| &t.agents),
-        router: answer_within(agents, AGENTS_ANSWER),
-        limits: Limits {
-            max_connections: config.session.max_connections,
-            connection_age: config.session.connection_age,
-        },
-    };
-    tasks.spawn("agents_door", door.run(tasks.clone()));
-
-    // The operators' door: gRPC and the page on one port
+    house.open_agents_door(listeners.agents);
     let (health, health_service) = tonic_health::server::health_reporter();
-    let gate = Gate { callers: callers.clone(), open_reflection: dev };
-    let operators = Routes::new(grpc::admin::service(api.clone()))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .into_axum_router()
-        .layer(middleware::from_fn_with_state(gate, grpc::operator::check));
-    let page = web::router(web::Parts {
-        api: api.clone(),
-        callers: callers.clone(),
-        clock: clock.clone(),
-        stop: stop.clone(),
-    });
-    let door = Door {
-        name: "operators",
-        listener: listeners.operators,
-        tls: tls_source(tls.clone(), |t| &t.operators),
-        router: by_content(answer_within(operators, OPERATORS_ANSWER), page),
-        limits: Limits { max_connections: 1000, connection_age: config.operators_age },
-    };
-    tasks.spawn("operators_door", door.run(tasks.clone()));
+    house.open_operators_door(listeners.operators, &house.api(addresses[0])?, health_service)?;
 
-    let sources = metrics::Sources { database: database_state.clone(), sessions: sessions.clone() };
+    let House { config, tasks, store, sessions, callers, .. } = house;
+    let sources = metrics::Sources { database: database_state.clone(), sessions };
     tasks.spawn("metrics", metrics::run(listeners.metrics, sources, stop.clone()));
     tasks.spawn("health", report_health(health, database_state.clone(), stop.clone()));
     if let Some(every) = daemon::watchdog_interval() {
         tasks.spawn("watchdog", watchdog(every, stop.clone()));
     }
-    let said = Said { addresses, callers, state_dir: config.state_dir.clone(), dev };
+    let said = Said { addresses, callers, state_dir: config.state_dir, dev };
     tasks.spawn_job(announce(said, database_state, certified, stop));
     daemon::notify_ready("waiting for the database");
 
@@ -184,6 +115,128 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
         postgres.stop().await;
     }
     Ok(())
+}
+
+impl House {
+    /// The operators' verbs.
+    fn api(&self, agents: SocketAddr) -> anyhow::Result<Arc<Api>> {
+        let embed = match &self.config.embed_url {
+            Some(url) => Some(Embed::new(url, self.config.standin)?),
+            None => None,
+        };
+        Ok(Api::new(Parts {
+            store: self.store.clone(),
+            pki: self.pki.clone(),
+            clock: self.clock.clone(),
+            public_url: public_url(&self.config, self.dev, agents),
+            heartbeat: self.config.session.heartbeat,
+            embed,
+        }))
+    }
+
+    fn start_loops(&self, database: watch::Sender<Database>, certified: watch::Sender<bool>) {
+        let Self { tasks, stop, clock, store, hints, sessions, .. } = self;
+        let keeper = Keeper {
+            store: store.clone(),
+            pki: self.pki.clone(),
+            tls: self.tls.clone(),
+            clock: clock.clone(),
+            state_dir: self.config.state_dir.clone(),
+            names: door_names(&self.config),
+            create: self.dev,
+        };
+        let heartbeat = self.config.session.heartbeat;
+        tasks.spawn("keep_database", loops::keep_database::run(store.clone(), database, stop.clone()));
+        tasks.spawn("keep_certificates", keeper.run(certified, stop.clone()));
+        tasks.spawn("hints", hints.clone().run(store.clone(), stop.clone()));
+        tasks.spawn(
+            "liveness",
+            loops::liveness::run(store.clone(), sessions.clone(), clock.clone(), heartbeat, stop.clone()),
+        );
+        tasks.spawn(
+            "publish_desired",
+            loops::publish_desired::run(store.clone(), hints.clone(), clock.clone(), stop.clone()),
+        );
+        tasks.spawn(
+            "wake_sessions",
+            loops::wake_sessions::run(store.clone(), hints.clone(), sessions.clone(), stop.clone()),
+        );
+        tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
+        tasks.spawn(
+            "index_vectors",
+            loops::index_vectors::run(store.clone(), hints.clone(), clock.clone(), stop.clone()),
+        );
+    }
+
+    fn open_agents_door(&self, listener: TcpListener) {
+        let Self { tasks, clock, store, hints, sessions, .. } = self;
+        let peers = Peers::new(store.clone(), clock.clone());
+        let agents = Routes::new(grpc::enrollment::Service::server(
+            store.clone(),
+            peers.clone(),
+            self.pki.clone(),
+            clock.clone(),
+        ))
+        .add_service(grpc::control::Service::server(
+            store.clone(),
+            peers.clone(),
+            sessions.clone(),
+            clock.clone(),
+            self.config.session,
+            tasks.clone(),
+        ))
+        .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
+        .add_service(grpc::telemetry::Service::server(
+            store.clone(),
+            peers.clone(),
+            clock.clone(),
+            hints.clone(),
+            tasks.clone(),
+        ))
+        .into_axum_router();
+        let door = Door {
+            name: "agents",
+            listener,
+            tls: tls_source(self.tls.clone(), |t| &t.agents),
+            router: answer_within(agents, AGENTS_ANSWER),
+            limits: Limits {
+                max_connections: self.config.session.max_connections,
+                connection_age: self.config.session.connection_age,
+            },
+        };
+        tasks.spawn("agents_door", door.run(tasks.clone()));
+    }
+
+    /// gRPC and the page on one port.
+    fn open_operators_door(
+        &self,
+        listener: TcpListener,
+        api: &Arc<Api>,
+        health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    ) -> anyhow::Result<()> {
+        let gate = Gate { callers: self.callers.clone(), open_reflection: self.dev };
+        let operators = Routes::new(grpc::admin::service(api.clone()))
+            .add_service(health)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .into_axum_router()
+            .layer(middleware::from_fn_with_state(gate, grpc::operator::check));
+        let page = web::router(web::Parts {
+            api: api.clone(),
+            callers: self.callers.clone(),
+            clock: self.clock.clone(),
+            stop: self.stop.clone(),
+        });
+        let door = Door {
+            name: "operators",
+            listener,
+            tls: tls_source(self.tls.clone(), |t| &t.operators),
+            router: by_content(answer_within(operators, OPERATORS_ANSWER), page),
+            limits: Limits { max_connections: 1000, connection_age: self.config.operators_age },
+        };
+        self.tasks.spawn("operators_door", door.run(self.tasks.clone()));
+        Ok(())
+    }
 }
 
 /// The database to use; with `dev` and no address, a private one.

@@ -125,6 +125,12 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         ])
     })
     .await?;
+    told(report, &rounds);
+    Ok(())
+}
+
+/// What the rounds say, goal by goal.
+fn told(report: &mut Report, rounds: &Rounds) {
     let subject = |id, what, unit, value, limit, goal| Subject {
         id,
         what,
@@ -171,7 +177,6 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
             Goal::RatioAtMost(3.0),
         ),
     ] {
-        report.add(&s, &rounds);
+        report.add(&s, rounds);
     }
-    Ok(())
 }

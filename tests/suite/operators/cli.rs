@@ -245,10 +245,55 @@ async fn docker_an_editor_export_runs_is_followed_and_is_removed() {
     let again = ctl.run(&["flowset", "push", "speak", "export.json", "--to", "press-1", "--wait"]).good();
     assert!(again.contains("unchanged, revision 1"), "{again}");
 
+    follows_through_an_outage(&ctl, &mut hub).await;
+    let all = ctl.run(&["logs", "press-1/lines", "--tail", "1000"]).good().lines().count();
+    let recent = ctl.run(&["logs", "press-1/lines", "--since", "3s"]).good().lines().count();
+    assert!(recent < all && recent <= 5, "{recent} of {all}");
+    let none = ctl.run(&["logs", "press-1/lines", "--since", "2999-01-01T00:00:00Z"]);
+    assert!(none.out.is_empty() && none.err.contains("since then"), "{none:?}");
+    // New lines go first after a cut: those of the cut are a gap until they have come too.
+    let logs = eventually("nothing of the cut is missing", async || {
+        let streams = ctl.run(&["streams", "-o", "json"]).json();
+        let logs = streams.as_array().expect("a list").iter().find(|s| s["class"] == "log").expect("a log stream");
+        when(logs["committed"].as_u64() > Some(3) && logs["gaps"] == 0, logs.to_string())?;
+        Ok::<_, String>(logs.clone())
+    })
+    .await;
+    assert_eq!(logs["lost"], 0, "{logs}");
+    assert!(logs["resent"].is_u64() && logs["host"] == "hosts/press-1", "{logs}");
+    let host = ctl.run(&["get", "host", "press-1", "-o", "json"]).json();
+    assert!(host["outbox"].as_array().is_some_and(|o| o.iter().all(|c| c["absorbed"].is_u64())), "{host}");
+
+    a_missing_type_is_named_and_a_deleted_instance_goes(&ctl, &nodes, &host).await;
+}
+
+async fn a_missing_type_is_named_and_a_deleted_instance_goes(ctl: &Ctl, nodes: &Value, host: &Value) {
+    // A node type that nobody has: 7, the type by name.
+    let warp = nodes.to_string().replace("\"http request\"", "\"warp drive\"");
+    let said = ctl.run_with(&["flowset", "push", "speak", "-", "--wait"], &warp).bad(7);
+    assert!(said.contains("MissingTypes: warp drive"), "{said}");
+    let deleted = ctl.run(&["delete", "instance", "press-1/speak"]).good();
+    assert_eq!(deleted, "hosts/press-1/instances/speak deleted\n");
+    eventually("its container is gone", async || {
+        let left = redforge_tests::engine::try_docker(&[
+            "ps",
+            "-q",
+            "--filter",
+            "label=redforge.instance=speak",
+            "--filter",
+            &format!("label=redforge.host={}", host["id"].as_str().expect("an id")),
+        ]);
+        when(left.as_deref().is_ok_and(str::is_empty), left)
+    })
+    .await;
+    ctl.run(&["get", "instance", "press-1/speak"]).bad(3);
+}
+
+/// The hub goes away and comes back under two that follow: both go on, and no line comes twice.
+async fn follows_through_an_outage(ctl: &Ctl, hub: &mut TestHub) {
     let mut following = ctl.start(&["logs", "press-1/lines", "-f", "--tail", "1"]);
     following.line("line ", Duration::from_secs(60)).await;
     eventually("lines keep coming", async || when(following.said().len() > 3, following.said())).await;
-    // The hub goes away and comes back under two that follow: both go on, and no line comes twice.
     let mut watching = ctl.start(&["get", "hosts", "-w", "-o", "json"]);
     watching.line("{", Duration::from_secs(60)).await;
     hub.stop().await;
@@ -269,43 +314,6 @@ async fn docker_an_editor_export_runs_is_followed_and_is_removed() {
     assert_eq!(seen.len(), all, "a line came twice");
     following.kill9();
     watching.kill9();
-    let all = ctl.run(&["logs", "press-1/lines", "--tail", "1000"]).good().lines().count();
-    let recent = ctl.run(&["logs", "press-1/lines", "--since", "3s"]).good().lines().count();
-    assert!(recent < all && recent <= 5, "{recent} of {all}");
-    let none = ctl.run(&["logs", "press-1/lines", "--since", "2999-01-01T00:00:00Z"]);
-    assert!(none.out.is_empty() && none.err.contains("since then"), "{none:?}");
-    // New lines go first after a cut: those of the cut are a gap until they have come too.
-    let logs = eventually("nothing of the cut is missing", async || {
-        let streams = ctl.run(&["streams", "-o", "json"]).json();
-        let logs = streams.as_array().expect("a list").iter().find(|s| s["class"] == "log").expect("a log stream");
-        when(logs["committed"].as_u64() > Some(3) && logs["gaps"] == 0, logs.to_string())?;
-        Ok::<_, String>(logs.clone())
-    })
-    .await;
-    assert_eq!(logs["lost"], 0, "{logs}");
-    assert!(logs["resent"].is_u64() && logs["host"] == "hosts/press-1", "{logs}");
-    let host = ctl.run(&["get", "host", "press-1", "-o", "json"]).json();
-    assert!(host["outbox"].as_array().is_some_and(|o| o.iter().all(|c| c["absorbed"].is_u64())), "{host}");
-
-    // A node type that nobody has: 7, the type by name.
-    let warp = nodes.to_string().replace("\"http request\"", "\"warp drive\"");
-    let said = ctl.run_with(&["flowset", "push", "speak", "-", "--wait"], &warp).bad(7);
-    assert!(said.contains("MissingTypes: warp drive"), "{said}");
-    let deleted = ctl.run(&["delete", "instance", "press-1/speak"]).good();
-    assert_eq!(deleted, "hosts/press-1/instances/speak deleted\n");
-    eventually("its container is gone", async || {
-        let left = redforge_tests::engine::try_docker(&[
-            "ps",
-            "-q",
-            "--filter",
-            "label=redforge.instance=speak",
-            "--filter",
-            &format!("label=redforge.host={}", host["id"].as_str().expect("an id")),
-        ]);
-        when(left.as_deref().is_ok_and(str::is_empty), left)
-    })
-    .await;
-    ctl.run(&["get", "instance", "press-1/speak"]).bad(3);
 }
 
 #[tokio::test]
