@@ -65,7 +65,10 @@ fn every_room_keeps_to_its_walls() {
 fn rooms_named_by_the_walls_exist() {
     // A wall around a room that was renamed guards nothing.
     let files = sources::of_repository();
-    let missing: Vec<&str> =
-        walls::rooms_that_must_exist().filter(|room| !files.iter().any(|f| sources::in_room(&f.path, room))).collect();
+    let there = |room: &&str| files.iter().any(|f| sources::in_room(&f.path, room));
+    let missing: Vec<_> =
+        walls::rooms_that_must_exist().chain(words::rooms_that_send()).filter(|r| !there(r)).collect();
     assert!(missing.is_empty(), "no file in {missing:?}");
+    let came: Vec<_> = walls::rooms_that_came().filter(there).collect();
+    assert!(came.is_empty(), "{came:?} are there by now");
 }

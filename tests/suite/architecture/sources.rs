@@ -28,6 +28,10 @@ pub struct Parsed {
     pub macros: Vec<(usize, String)>,
     /// Last segment of struct literals and of called associated functions (`Released::new` gives `Released`).
     pub made: Vec<(usize, String)>,
+    /// Lines that import the own crate's root, by a star or under a name: any room could be named through it.
+    pub root_imports: Vec<usize>,
+    /// What is imported to be handed on (`pub use`), as in `paths`.
+    pub handed_on: Vec<(usize, String)>,
 }
 
 /// The repository's root: the parent of this package.
@@ -134,14 +138,31 @@ impl Reader {
         self.out.paths.push((line, path));
     }
 
+    /// Notes an import of everything at a place, or of the place under a name, where the place is the crate's root.
+    fn note_root(&mut self, line: usize, segments: &[String]) {
+        if !self.name.is_empty() && self.absolute(segments) == self.name {
+            self.out.root_imports.push(line);
+        }
+    }
+
     fn tree(&mut self, prefix: &[String], tree: &syn::UseTree) {
         let with = |ident: &syn::Ident| [prefix, &[ident.to_string()]].concat();
         match tree {
             syn::UseTree::Path(p) => self.tree(&with(&p.ident), &p.tree),
-            syn::UseTree::Name(n) if n.ident == "self" => self.path(n.span().start().line, prefix),
+            syn::UseTree::Name(n) if n.ident == "self" => {
+                self.note_root(n.span().start().line, prefix);
+                self.path(n.span().start().line, prefix);
+            }
             syn::UseTree::Name(n) => self.path(n.span().start().line, &with(&n.ident)),
-            syn::UseTree::Rename(r) => self.path(r.span().start().line, &with(&r.ident)),
-            syn::UseTree::Glob(g) => self.path(g.span().start().line, prefix),
+            syn::UseTree::Rename(r) => {
+                let path = with(&r.ident);
+                self.note_root(r.span().start().line, if r.ident == "self" { prefix } else { &path });
+                self.path(r.span().start().line, &path);
+            }
+            syn::UseTree::Glob(g) => {
+                self.note_root(g.span().start().line, prefix);
+                self.path(g.span().start().line, prefix);
+            }
             syn::UseTree::Group(g) => g.items.iter().for_each(|t| self.tree(prefix, t)),
         }
     }
@@ -228,8 +249,20 @@ impl<'ast> Visit<'ast> for Reader {
         }
     }
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if is_test_only(&item.attrs) {
+            return;
+        }
+        let before = self.out.paths.len();
+        self.tree(&[], &item.tree);
+        if !matches!(item.vis, syn::Visibility::Inherited) {
+            self.out.handed_on.extend_from_slice(&self.out.paths[before..]);
+        }
+    }
+    fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
         if !is_test_only(&item.attrs) {
-            self.tree(&[], &item.tree);
+            let (line, name) = (item.span().start().line, item.ident.to_string());
+            self.note_root(line, &[if name == "self" { "crate".into() } else { name.clone() }]);
+            self.path(line, &[name]);
         }
     }
     fn visit_path(&mut self, path: &'ast syn::Path) {
