@@ -64,6 +64,11 @@ impl Api {
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
         })
     }
+
+    /// Is the disk of the database full? Whoever looks shall see it, though reading goes on.
+    pub fn disk_is_full(&self) -> bool {
+        self.store.disk_is_full()
+    }
 }
 
 /// What an operator may do. Each role includes the ones below it.

@@ -24,11 +24,11 @@ pub fn store_status(e: &StoreError) -> Status {
     Status::internal("the hub could not do this; its log says why")
 }
 
-/// What callers hear while the database is away or cannot write, and the reason's name. What somebody must mend is said in
-/// the log too.
+/// What callers hear while the database is away or cannot write, and the reason's name.
 fn unavailable(e: &StoreError) -> (&'static str, &'static str) {
     if e.is_full() {
-        tracing::warn!(error = %Chain(e), "the disk of the database is full, free some space");
+        // `keep_database` says it aloud, once.
+        tracing::debug!(error = %Chain(e), "the disk of the database is full");
         let said = "the disk of the hub's database is full: free some space; the hub keeps trying, ask again later";
         return ("DATABASE_FULL", said);
     }

@@ -6,7 +6,11 @@ use sqlx::{
     Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use std::{str::FromStr, time::Duration};
+use std::{
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use uuid::Uuid;
 
 pub mod artifacts;
@@ -63,17 +67,21 @@ pub enum StoreError {
 impl StoreError {
     /// Is the disk of the database full? Then reading goes on, and somebody must free some space.
     pub fn is_full(&self) -> bool {
-        let Self::Act { source: sqlx::Error::Database(e), .. } = self else { return false };
-        e.code().is_some_and(|c| c == "53100")
+        self.cause().is_some_and(is_full)
+    }
+
+    /// What the database or the way to it had to say.
+    fn cause(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Act { source, .. } => Some(source),
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(e)) => Some(e),
+            Self::Address(_) | Self::Migrate(_) | Self::Corrupt { .. } => None,
+        }
     }
 
     /// Is the database away, full or not yet migrated, so that the same act may succeed later?
     pub fn is_unavailable(&self) -> bool {
-        let e = match self {
-            Self::Act { source, .. } => source,
-            Self::Migrate(sqlx::migrate::MigrateError::Execute(e)) => e,
-            Self::Address(_) | Self::Migrate(_) | Self::Corrupt { .. } => return false,
-        };
+        let Some(e) = self.cause() else { return false };
         match e {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => true,
             // 08 connection, 53 no resources (disk full, too many connections), 57 operator intervention (shutdown,
@@ -87,6 +95,13 @@ impl StoreError {
     }
 }
 
+fn is_full(e: &sqlx::Error) -> bool {
+    e.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|c| c == "53100")
+}
+
+/// Did an act of this process end for want of room, and has writing not been seen to work since?
+static FULL: AtomicBool = AtomicBool::new(false);
+
 /// Names the act of a query where it is made.
 pub(in crate::store) trait Act<T> {
     /// `Err(e)` becomes "`act` failed", caused by `e`.
@@ -95,7 +110,12 @@ pub(in crate::store) trait Act<T> {
 
 impl<T> Act<T> for Result<T, sqlx::Error> {
     fn act(self, act: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Act { act, source })
+        self.map_err(|source| {
+            if is_full(&source) {
+                FULL.store(true, Ordering::Relaxed);
+            }
+            StoreError::Act { act, source }
+        })
     }
 }
 
@@ -158,6 +178,30 @@ impl Store {
     /// Does the database answer?
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await.act("asking the database for a sign of life")?;
+        Ok(())
+    }
+
+    /// Is the disk of the database full, as far as this process has met it?
+    pub fn disk_is_full(&self) -> bool {
+        FULL.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether there is room again, once an act has ended for want of it. Takes the room of a few hundred rows and
+    /// gives it back: reading works on a full disk, and so does what needs no new page.
+    pub async fn look_for_room(&self) -> Result<(), StoreError> {
+        if !self.disk_is_full() {
+            return Ok(());
+        }
+        let act = "looking for room on the database's disk";
+        let mut tx = self.pool.begin().await.act(act)?;
+        sqlx::query(
+            "CREATE TEMPORARY TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)",
+        )
+        .execute(&mut *tx)
+        .await
+        .act(act)?;
+        tx.rollback().await.act(act)?;
+        FULL.store(false, Ordering::Relaxed);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod ground;
 mod ingest;
 mod outbox;
 mod pass;
+mod recall;
 mod report;
 mod rounds;
 mod yardstick;
@@ -30,7 +31,7 @@ struct Cli {
     /// Short slots and few rounds: for trying out, never for figures
     #[arg(long)]
     quick: bool,
-    /// Only these subjects: outbox, ingest, drain, footprint, pass, deploy
+    /// Only these subjects: outbox, ingest, drain, pass, deploy, recall, footprint
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures go
@@ -58,7 +59,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         )*};
     }
-    subject!(outbox, ingest, drain, pass, deploy, footprint);
+    subject!(outbox, ingest, drain, pass, deploy, recall, footprint);
     report.write(&cli.json, cli.quick)?;
     println!("{}", report.table(cli.quick));
     println!("{} s; figures in {}", begun.elapsed().as_secs(), cli.json.display());

@@ -22,7 +22,7 @@ const PAGE: usize = 500;
 /// Runs that are looked at: an index that lacks more is far behind.
 const MAX_RUNS: i64 = 1_000;
 /// More candidates than are asked for make a missed neighbour unlikely.
-const LEAST_CANDIDATES: i64 = 100;
+const LEAST_CANDIDATES: i64 = 400;
 /// pgvector's own bound of `hnsw.ef_search`.
 const MOST_CANDIDATES: i64 = 1_000;
 

@@ -18,7 +18,7 @@ pub enum Database {
 
 /// Runs until the stop. Says each change once in the log and to systemd.
 pub async fn run(store: Store, state: watch::Sender<Database>, stop: CancellationToken) {
-    let mut migrated = false;
+    let (mut migrated, mut was_full) = (false, false);
     let mut said = String::new();
     loop {
         let looked = tokio::select! {
@@ -33,6 +33,7 @@ pub async fn run(store: Store, state: watch::Sender<Database>, stop: Cancellatio
                     said.clear();
                 }
                 state.send_if_modified(|s| std::mem::replace(s, Database::Ready) != Database::Ready);
+                watch_room(&store, &mut was_full).await;
             }
             Err(e) => {
                 state.send_if_modified(|s| std::mem::replace(s, Database::Away) != Database::Away);
@@ -57,4 +58,22 @@ async fn look(store: &Store, migrated: &mut bool) -> Result<(), StoreError> {
         *migrated = true;
     }
     store.ping().await
+}
+
+/// Says once that the disk is full, and once that there is room again. Reading goes on, so the database is not away.
+async fn watch_room(store: &Store, was_full: &mut bool) {
+    let full = match store.look_for_room().await {
+        Ok(()) => false,
+        // Away: the next look says more.
+        Err(e) if !e.is_full() => return,
+        Err(_) => true,
+    };
+    if full && !*was_full {
+        tracing::warn!("the disk of the database is full: nothing is written until some space is freed");
+        daemon::notify_status("the disk of the database is full");
+    } else if !full && *was_full {
+        tracing::info!("the disk of the database has room again");
+        daemon::notify_status("serving");
+    }
+    *was_full = full;
 }

@@ -82,6 +82,11 @@ impl Overview {
     pub async fn look(api: &Api, clock: &SharedClock) -> Self {
         let at = clock_time(clock.now());
         match Self::read(api, clock).await {
+            Ok(o) if api.disk_is_full() => {
+                let trouble =
+                    "The disk of the hub's database is full: nothing new is stored until some space is freed.";
+                Self { at, trouble: trouble.into(), ..o }
+            }
             Ok(o) => Self { at, ..o },
             Err(e) => {
                 tracing::debug!(error = %Chain(&e), "the page cannot look");

@@ -127,6 +127,37 @@ async fn nobody_is_logged_in_from_another_page_and_large_forms_are_not_read() {
     assert_eq!(send_form(&web, &large, "same-origin").await.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
+/// Reading goes on then, and the page would look as if all were well.
+#[tokio::test]
+async fn a_full_disk_is_told_on_the_page_until_there_is_room() {
+    let db = TestDatabase::start().await;
+    let web = web(&db).await;
+    let response = send_form(&web, "token=rfo_viewer", "same-origin").await;
+    let cookie = response.headers()[header::SET_COOKIE].to_str().expect("text").to_owned();
+    let page = async || text(call(&web, "/", cookie.split(';').next()).await).await;
+    let words = "full: nothing new is stored until some space is freed";
+    assert!(!page().await.contains(words));
+    db.tamper(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON operator_token FOR EACH ROW EXECUTE FUNCTION fail()",
+    )
+    .await;
+    let callers = Callers::new(db.store.clone(), Arc::new(ManualClock::new(NOW)));
+    assert!(callers.admit("rfo_other", "other", Role::Viewer, None).await.is_err());
+    // One look serves for a second.
+    let becomes = async |told: bool| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while page().await.contains(words) != told {
+            assert!(tokio::time::Instant::now() < deadline, "the page never comes to tell {told}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    becomes(true).await;
+    db.store.look_for_room().await.expect("there is room");
+    becomes(false).await;
+}
+
 fn sample() -> Overview {
     let ago = |s| Some(timestamp(NOW - time::Duration::seconds(s)));
     let evil = "<script>alert(1)</script>\r\n\"'&";

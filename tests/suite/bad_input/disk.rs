@@ -117,7 +117,7 @@ async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql(
     assert!(refusal.code() == tonic::Code::Unavailable && refusal.message().starts_with(words), "{refusal:?}");
     eventually("the hub's log says it too", async || {
         let said = hub.said();
-        when(said.iter().any(|l| l.contains("the disk of the database is full, free some space")), said)
+        when(said.iter().any(|l| l.contains("the disk of the database is full: nothing is written until")), said)
     })
     .await;
 
@@ -156,6 +156,11 @@ async fn engine_a_dev_hub_with_a_full_disk_stays_up_and_restarts_its_postgresql(
     })
     .await;
     acked.push("after".into());
+    eventually("the hub's log says that there is room again", async || {
+        let said = hub.said();
+        when(said.iter().any(|l| l.contains("the disk of the database has room again")), said)
+    })
+    .await;
     let (pid, start, _) = postmaster(disk.path()).expect("PostgreSQL runs");
     assert!(pid != first_pid && start > first_start, "it is the PostgreSQL of before: {pid}, {start}");
     let mut c = beside(disk.path()).await.expect("PostgreSQL answers");
