@@ -150,6 +150,35 @@ pub struct OutboxConfig {
     pub reserve_bytes: u64,
 }
 
+impl Config {
+    /// What is in effect, as it could be written.
+    pub fn as_toml(&self) -> String {
+        let hubs: Vec<String> = self.hub_urls.iter().map(ToString::to_string).collect();
+        let listen = self.page_listen.map_or_else(|| "off".into(), |l| l.to_string());
+        let mut shown = serde_json::json!({
+            "hub_url": (!hubs.is_empty()).then_some(hubs),
+            "state": {"dir": self.state_dir, "run_dir": self.run_dir},
+            "runtime": {
+                "docker_socket": self.runtime.docker_socket, "pool": self.runtime.pool, "subnet": self.runtime.subnet,
+                "start_deadline_s": self.runtime.start_deadline.as_secs(),
+            },
+            "page": {"listen": listen},
+            "outbox": {
+                "max_bytes": self.outbox.max_bytes, "hub_rpo_s": self.outbox.hub_rpo_s,
+                "reserve_bytes": self.outbox.reserve_bytes,
+            },
+            "log": {"filter": self.log_filter},
+        });
+        // TOML has no word for nothing.
+        for path in ["/runtime", ""] {
+            if let Some(table) = shown.pointer_mut(path).and_then(serde_json::Value::as_object_mut) {
+                table.retain(|_, v| !v.is_null());
+            }
+        }
+        toml::to_string(&shown).unwrap_or_else(|e| format!("# cannot be shown: {e}\n"))
+    }
+}
+
 /// What flags say; they win over everything.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -404,6 +433,16 @@ mod tests {
         assert_eq!(c.page_listen, Some("127.0.0.1:7460".parse().expect("an address")));
         let off = load("[page]\nlisten = \"off\"\n", &[]).expect("valid");
         assert_eq!(off.page_listen, None);
+    }
+
+    #[test]
+    fn what_is_shown_can_be_written_and_comes_to_the_same() {
+        let full = "hub_url = [\"https://a:1\", \"https://b:2\"]\n[page]\nlisten = \"off\"\n[runtime]\nsubnet = \"10.9.0.0/24\"\n";
+        for text in ["", full] {
+            let config = load(text, &[]).expect("valid");
+            let shown = config.as_toml();
+            assert_eq!(load(&shown, &[]).unwrap_or_else(|e| panic!("{e}: {shown}")), config, "{shown}");
+        }
     }
 
     #[test]

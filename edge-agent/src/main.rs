@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
         Command::Enroll(args) => enroll_host(args),
         Command::Status { at, output } => at.load().map(|config| show_status(&config, output)),
         Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {
-            say(&format!("{config:#?}\nThe settings can be used."));
+            say(&format!("{}\n# The settings can be used.", config.as_toml()));
             ExitCode::SUCCESS
         }),
         Command::Man(man) => man

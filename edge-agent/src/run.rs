@@ -38,6 +38,8 @@ mod tests;
 
 /// How long tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// What an agent without an identity waits for.
+const NOT_ENROLLED: &str = "not enrolled yet: on the hub run `redforgectl token create`, then the `redforge-edge enroll ...` line it prints here";
 /// How often something that is waited for is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often the outbox's numbers are read again.
@@ -222,7 +224,7 @@ async fn wait_for_enrollment(
         }
         // systemd must not time out on a host that is not enrolled yet.
         daemon::notify_ready("not enrolled");
-        say(stage, "not enrolled yet".into());
+        say(stage, NOT_ENROLLED.into());
         if !pause(stop).await {
             return Ok(None);
         }

@@ -42,7 +42,14 @@ fn systemd_hears_ready_alive_and_stopping() {
     command.env("REDFORGE_EDGE__PAGE__LISTEN", "off");
     let mut agent = Agent(command.spawn().expect("it starts"));
     // Not enrolled is a state to be in, not a start that takes too long.
-    hear(&socket, &["READY=1", "STATUS=not enrolled yet", "WATCHDOG=1"]);
+    hear(
+        &socket,
+        &[
+            "READY=1",
+            "STATUS=not enrolled yet: on the hub run `redforgectl token create`, then the `redforge-edge enroll ...` line it prints here",
+            "WATCHDOG=1",
+        ],
+    );
     hear(&socket, &["WATCHDOG=1"]);
     let pid = rustix::process::Pid::from_child(&agent.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");

@@ -3,11 +3,13 @@
 //! The engine can only be asked for lines since a whole second, so lines are read again and skipped up to the cursor. Both
 //! outputs have a place of their own: each is in order, but the two are stamped before they are put together, and a line of
 //! one may follow a younger line of the other.
+//!
+//! A container that is no longer named may still be ending: it is read until its log ends, once, and not opened again.
 use super::{OFFER_AGAIN, Tools, payload};
 use crate::{
     db::outbox::{CursorUpdate, OutboxError},
     privacy::{RawRecord, Released},
-    runtime::{LogLine, LogSource, LogStream, Runtime},
+    runtime::{LogLine, LogSource, LogStream, Runtime, RuntimeError},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redforge_shared::{
@@ -27,6 +29,8 @@ const TOGETHER: usize = 500;
 const SKEW_S: i64 = 5;
 /// Pause before a log that ended is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How long a container that is no longer named may take to end: twice the longest stop.
+const LAST_WORDS: Duration = Duration::from_secs(120);
 
 /// How far a container's output has been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,26 +115,26 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut logs = FuturesUnordered::new();
-    let mut running = BTreeMap::<String, CancellationToken>::new();
+    let mut running = BTreeMap::<String, Ends>::new();
     loop {
-        let wanted: Vec<_> = sources.borrow_and_update().iter().filter(|s| s.collect).cloned().collect();
-        running.retain(|id, stop| {
-            let stays = wanted.iter().any(|s| s.container_id == *id);
-            if !stays {
-                stop.cancel();
+        let named = sources.borrow_and_update().clone();
+        for (id, ends) in &running {
+            match named.iter().find(|s| s.container_id == *id) {
+                Some(source) if source.collect => {}
+                Some(_) => ends.stop.cancel(),
+                None => ends.gone.cancel(),
             }
-            stays
-        });
-        for source in wanted {
+        }
+        for source in named.into_iter().filter(|s| s.collect) {
             running.entry(source.container_id.clone()).or_insert_with(|| {
-                let stop = stop.child_token();
-                logs.push(keep(source, Arc::clone(&runtime), tools.clone(), stop.clone()));
-                stop
+                let ends = Ends { gone: CancellationToken::new(), stop: stop.child_token() };
+                logs.push(keep(source, Arc::clone(&runtime), tools.clone(), ends.clone()));
+                ends
             });
         }
         tokio::select! {
             changed = sources.changed() => if changed.is_err() { stop.cancelled().await },
-            Some(()) = logs.next() => {}
+            Some(id) = logs.next() => drop(running.remove(&id)),
             () = stop.cancelled() => {}
         }
         if stop.is_cancelled() {
@@ -140,20 +144,50 @@ pub async fn run(
 }
 
 /// One container's output, opened again whenever it ends.
-async fn keep(source: LogSource, runtime: Arc<dyn Runtime>, tools: Tools, stop: CancellationToken) {
+async fn keep(source: LogSource, runtime: Arc<dyn Runtime>, tools: Tools, ends: Ends) -> String {
+    let id = source.container_id.clone();
     loop {
+        let last = ends.gone.is_cancelled();
         tokio::select! {
             ended = follow(&source, &*runtime, &tools) => {
                 if let Err(OutboxError::Stopped) = ended {
-                    return;
+                    // Nothing will be taken any more; the process is ending.
+                    ends.stop.cancelled().await;
+                    return id;
                 }
             }
-            () = stop.cancelled() => return,
+            () = ends.overdue() => {
+                tracing::warn!(instance.name = %source.instance, "container log: it does not end, the rest is left");
+                return id;
+            }
+            () = ends.stop.cancelled() => return id,
+        }
+        // Opened before it was gone and ended since: all was read. Opened after: there is nothing to open again.
+        if last || ends.gone.is_cancelled() {
+            return id;
         }
         tokio::select! {
             () = tokio::time::sleep(OPEN_AGAIN) => {}
-            () = stop.cancelled() => return,
+            // It may have said more since.
+            () = ends.gone.cancelled() => {}
+            () = ends.stop.cancelled() => return id,
         }
+    }
+}
+
+/// Why a log is read no longer.
+#[derive(Clone)]
+struct Ends {
+    /// Its container is no longer named: read what it still says, then end.
+    gone: CancellationToken,
+    /// End at once.
+    stop: CancellationToken,
+}
+
+impl Ends {
+    async fn overdue(&self) {
+        self.gone.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
     }
 }
 
@@ -171,6 +205,11 @@ async fn follow(source: &LogSource, runtime: &dyn Runtime, tools: &Tools) -> Res
         for item in chunk {
             let item = match item {
                 Ok(item) => item,
+                // It was removed, and was read before.
+                Err(RuntimeError::NotFound { .. }) => {
+                    ended = true;
+                    break;
+                }
                 Err(e) => {
                     tracing::warn!(instance.name = %source.instance, error = %Chain(&e), "container log ended");
                     ended = true;

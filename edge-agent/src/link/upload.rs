@@ -301,7 +301,7 @@ impl Upload {
         *strikes = if *reason == refused.reason { *strikes + 1 } else { 1 };
         *reason = refused.reason;
         if *strikes >= MAX_STRIKES {
-            tracing::warn!(%stream, seq, reason = refused.reason, "the hub refuses this record, it is set aside as lost");
+            tracing::warn!(%stream, seq, reason = ?refused.reason(), "the hub refuses this record, it is set aside as lost");
             self.outbox.lose(stream, seq, seq, LostReason::Quarantined).await?;
             self.strikes.remove(&(stream, seq));
             self.pause = FIRST_PAUSE;

@@ -2,7 +2,7 @@
 use redforge_edge::{
     db::ledger::Ledger,
     reconcile::{Deps, Reconciler},
-    runtime::{BrokerEndpoint, BrokersHeard, Runtime as _, docker::Docker, names::Names},
+    runtime::{BrokerEndpoint, BrokersHeard, LogSource, Runtime as _, docker::Docker, names::Names},
 };
 use redforge_shared::{
     clock::SystemClock,
@@ -54,6 +54,7 @@ pub struct Host {
     pub dir: tempfile::TempDir,
     pub status: watch::Receiver<HostStatus>,
     pub brokers: watch::Receiver<Vec<BrokerEndpoint>>,
+    pub logs: watch::Receiver<Vec<LogSource>>,
     pub tasks: Tasks,
     pub generation: u64,
 }
@@ -73,14 +74,15 @@ impl Host {
         // By this the next run finds what this one leaves when it dies (packaging/test/place.sh).
         std::fs::write(dir.path().join("host-id"), id.to_string()).expect("own folder");
         let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("a ledger");
-        let (status, brokers, tasks) = run(id, &ledger, &dir, heard);
-        Self { id, names: Names::new(id), ledger, dir, status, brokers, tasks, generation: 0 }
+        let Running { status, brokers, logs, tasks } = run(id, &ledger, &dir, heard);
+        Self { id, names: Names::new(id), ledger, dir, status, brokers, logs, tasks, generation: 0 }
     }
 
     /// As after the agent's process died and came again.
     pub async fn restart_agent(&mut self, heard: Option<watch::Receiver<BrokersHeard>>) {
         self.tasks.stop_token().cancel();
-        (self.status, self.brokers, self.tasks) = run(self.id, &self.ledger, &self.dir, heard);
+        let Running { status, brokers, logs, tasks } = run(self.id, &self.ledger, &self.dir, heard);
+        (self.status, self.brokers, self.logs, self.tasks) = (status, brokers, logs, tasks);
     }
 
     pub async fn want(&mut self, mut instances: Vec<InstanceSpec>) {
@@ -153,7 +155,12 @@ impl Host {
     }
 }
 
-type Running = (watch::Receiver<HostStatus>, watch::Receiver<Vec<BrokerEndpoint>>, Tasks);
+struct Running {
+    status: watch::Receiver<HostStatus>,
+    brokers: watch::Receiver<Vec<BrokerEndpoint>>,
+    logs: watch::Receiver<Vec<LogSource>>,
+    tasks: Tasks,
+}
 
 fn run(
     id: HostId,
@@ -172,9 +179,10 @@ fn run(
         start_deadline: Duration::from_secs(20),
         brokers_heard,
     });
-    let (status, brokers, tasks) = (reconciler.status(), reconciler.brokers(), Tasks::new());
+    let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
+    let tasks = Tasks::new();
     tasks.spawn("reconcile", reconciler.run(Pulse::default(), tasks.stop_token()));
-    (status, brokers, tasks)
+    Running { status, brokers, logs, tasks }
 }
 
 impl Drop for Host {

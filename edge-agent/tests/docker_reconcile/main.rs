@@ -1,10 +1,11 @@
 //! The reconciler on a real Docker engine: what was asked for is what Docker says, and what is not ours stays untouched.
 //!
-//! Each test has a host id of its own and removes what bears its label. Needs the project's images (`make images`).
+//! Each test has a host id of its own and removes what bears its label. Needs the project's images (`packaging/images/build.sh all`).
 mod broker;
 mod first_session;
 mod flows;
 mod host;
+mod last_lines;
 mod replace;
 
 use host::*;
