@@ -102,14 +102,21 @@ async fn binary_garbage_inside_tls_harms_nobody() {
     let noise: Vec<u8> = (0..70_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     // GOAWAY: eight bytes on stream 0, nothing was processed, FRAME_SIZE_ERROR.
     let goaway = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x06".as_slice();
-    let talks: [(&str, &[u8]); 3] = [
-        ("", b"HTTP/1.1 400 Bad Request"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", goaway),
-        ("GET / HTTP/1.1\r\nhost: x\r\n", b"HTTP/1.1 431 Request Header Fields Too Large"),
+    // SETTINGS is the first thing that a peer hears with whom HTTP/2 was agreed; to noise it is also the last.
+    let settings = b"\0\0\x18\x04\0\0\0\0\0".as_slice();
+    let talks: [(bool, &str, &[u8]); 5] = [
+        (true, "", settings),
+        (true, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", goaway),
+        (false, "", b"HTTP/1.1 400 Bad Request"),
+        (false, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", goaway),
+        (false, "GET / HTTP/1.1\r\nhost: x\r\n", b"HTTP/1.1 431 Request Header Fields Too Large"),
     ];
     for port in [hub.agents_port, hub.operators_port] {
-        for (opening, refusal) in talks {
-            let config = redforge_shared::tls::client_config(trust(), None, floor).expect("good");
+        for (agreed, opening, refusal) in talks {
+            let mut config = redforge_shared::tls::client_config(trust(), None, floor).expect("good");
+            if !agreed {
+                config.alpn_protocols.clear();
+            }
             let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
             let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("the door is open");
             let name = rustls_pki_types::ServerName::try_from(redforge_shared::tls::HUB_NAME).expect("a name");

@@ -4,7 +4,7 @@ use redforge_shared::{
     desired::{Model, Ollama, Workload},
     flows::{self, Flows},
     ids::Digest,
-    report::{Health, InstanceStatus, Phase, Reason, Sync},
+    report::{Health, Phase, Reason, Sync},
 };
 use serde_json::json;
 use std::process::Command;
@@ -52,12 +52,22 @@ async fn docker_flows_run_change_drift_and_fail_by_name() {
     let settings = docker(&["exec", &host.container("flows"), "cat", "/redforge/config/settings.js"]);
     let token = settings.split("token: \"").nth(1).and_then(|t| t.split('"').next()).expect("a token");
     let (edited, _) = Flows::from_value(saying("by hand")).expect("flows");
-    redforge_edge::workload::node_red::deploy(address, token, &edited, true).await.expect("an edit");
-    let drifted = |i: &InstanceStatus| i.sync == Sync::Drifted;
-    host.until("flows", "drifted", drifted).await;
+    // Drifted is what the status says between two passes; what lasts is that the edit was taken and then was gone.
+    let by_hand = redforge_edge::workload::node_red::deploy(address, token, &edited, true).await.expect("an edit");
+    let put_back = async {
+        let mut again = tokio::time::interval(std::time::Duration::from_millis(100));
+        while get(address, "/said").await != "two" || revision(address, token).await.is_none_or(|rev| rev == by_hand) {
+            again.tick().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, put_back).await.expect("the edit is put back in time");
     host.until_running("flows").await;
     assert_eq!(get(address, "/said").await, "two");
     assert_eq!((host.run_of("flows"), host.run_of("broker")), before);
+}
+
+async fn revision(address: std::net::IpAddr, token: &str) -> Option<String> {
+    redforge_edge::workload::node_red::observe(address, token, None).await.rev
 }
 
 #[tokio::test(flavor = "multi_thread")]
