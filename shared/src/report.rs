@@ -55,7 +55,7 @@ words!(
     Reason {
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-        StartRefused, WaitingForInstance, Suspended, WaitingForSession,
+        StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
     }
 );
 

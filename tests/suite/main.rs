@@ -6,6 +6,7 @@ mod bad_input;
 mod deploy;
 mod doors;
 mod enrollment;
+mod fence;
 mod offline;
 mod operators;
 mod records;

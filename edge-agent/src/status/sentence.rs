@@ -38,8 +38,9 @@ pub fn sentence(view: &StatusView) -> String {
     let mut text = if fenced {
         // Its state folder was seen on two machines: nothing that is done here decides which of them is the host.
         format!(
-            "Fenced by the hub: another machine uses the identity of '{}'; ask an operator which one stays, and stop \
-             the agent on the other; containers go on; {}",
+            "Fenced by the hub: another machine uses the identity of '{}'; stop the agent on the one that goes, then an \
+             operator says `redforgectl resume {}`; containers go on; {}",
+            host.name,
             host.name,
             records(waiting)
         )

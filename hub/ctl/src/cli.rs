@@ -48,7 +48,7 @@ pub enum Verb {
     /// Remove resources
     #[command(subcommand)]
     Delete(DeleteVerb),
-    /// Let a host follow the hub again after the hub was restored from a backup
+    /// Let a host in again: after it was seen on two machines, or after the hub was restored from a backup
     Resume {
         /// Name of the host
         host: String,

@@ -19,7 +19,12 @@ pub async fn resume(settings: &Connection, typed: &str) -> Outcome {
     let mut admin = connection::connect(settings).await?;
     match admin.resume_host(pb::ResumeHostRequest { name: name.clone() }).await {
         Ok(host) => {
-            output::line(&format!("{name} resumed, generation {}", host.into_inner().generation));
+            let host = host.into_inner();
+            output::line(&format!("{name} resumed, generation {}", host.generation));
+            if host.sync() == pb::Sync::Paused {
+                let why = words::reason(host.reason);
+                output::say(&format!("it is still paused ({why}): once you have decided that too, say it again"));
+            }
             Ok(())
         }
         Err(status) => {

@@ -45,6 +45,8 @@ pub fn hosts(all: &[pb::Host], wide: bool) -> Listing {
     }
     let row = |h: &pb::Host| {
         let fresh = is_online(h.link);
+        // A fence is the hub's own doing: it holds however long nothing was heard.
+        let fenced = h.reason == i32::from(pb::StatusReason::Fenced);
         let link = words::link(h.link);
         let waiting: u64 = h.outbox.iter().map(|o| o.waiting).sum();
         let link_tone = tone(&link);
@@ -53,7 +55,7 @@ pub fn hosts(all: &[pb::Host], wide: bool) -> Listing {
             cell(words::last(&h.site)),
             toned(link, link_tone),
             status(words::health(h.health), fresh),
-            status(words::sync(h.sync), fresh),
+            status(words::sync(h.sync), fresh || fenced),
             cell(format!("{}/{}", h.instances_running, h.instance_count)),
             cell(waiting.to_string()),
             cell(words::age(h.last_seen_at.as_ref())),

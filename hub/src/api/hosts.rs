@@ -33,17 +33,23 @@ impl Api {
         row.map(|r| self.host(r)).ok_or_else(|| ApiError::NotFound(format!("hosts/{name}")))
     }
 
-    /// Lifts the pause of a host whose agent is ahead of a restored hub.
+    /// Lets a fenced host in again, or lifts the pause of one whose agent is ahead of a restored hub. They are two
+    /// decisions: the second one replaces what the host runs.
     pub async fn resume_host(&self, caller: &Caller, request: pb::ResumeHostRequest) -> Result<pb::Host, ApiError> {
         caller.needs(Role::Operator)?;
         let name = names::single("name", "hosts", &request.name)?;
         let row = self.store.host_overview(name.as_str()).await?;
         let row = row.ok_or_else(|| ApiError::NotFound(format!("hosts/{name}")))?;
         let id = redforge_shared::ids::HostId(row.id);
-        if !self.store.resume_host(id, &caller.name, self.clock.now()).await? {
+        let now = self.clock.now();
+        if !self.store.unfence_host(id, &caller.name, now).await?
+            && !self.store.resume_host(id, &caller.name, now).await?
+        {
             return Err(ApiError::Precondition {
                 reason: "HOST_NOT_PAUSED",
-                message: format!("hosts/{name} is not paused: its agent is not ahead of this hub"),
+                message: format!(
+                    "hosts/{name} is not paused: it is not fenced, and its agent is not ahead of this hub"
+                ),
             });
         }
         self.get_host(caller, pb::GetHostRequest { name: request.name }).await
@@ -94,7 +100,8 @@ impl Api {
             health: pb::Health::from(status.health).into(),
             sync: pb::Sync::from(status.sync).into(),
             reason: status.reason.map_or(0, |r| pb::StatusReason::from(r).into()),
-            names: row.names.map(|n| n.0).unwrap_or_default(),
+            // Names explain the reported reason, and none that the hub found itself.
+            names: row.names.map(|n| n.0).filter(|_| !status.hubs_own).unwrap_or_default(),
             last_seen_at: row.last_seen_at.map(timestamp),
             report_age_s,
             generation: row.generation.unwrap_or_default() as u64,
@@ -151,6 +158,8 @@ struct Judged {
     health: Health,
     sync: Sync,
     reason: Option<Reason>,
+    /// The hub found the reason itself: the report's names are not about it.
+    hubs_own: bool,
 }
 
 /// The host's status words: the report's, unless the hub knows better.
@@ -158,8 +167,11 @@ fn judge(row: &HostRow, link: Link) -> Judged {
     let health = row.health.as_deref().and_then(Health::from_word).unwrap_or(Health::Unknown);
     let health = if matches!(link, Link::Offline | Link::NeverSeen) { Health::Unknown } else { health };
     let reason = row.reason.as_deref().and_then(Reason::from_word);
+    if row.fenced {
+        return Judged { health, sync: Sync::Paused, reason: Some(Reason::Fenced), hubs_own: true };
+    }
     if row.agent_ahead {
-        return Judged { health, sync: Sync::Paused, reason: Some(Reason::HubBehind) };
+        return Judged { health, sync: Sync::Paused, reason: Some(Reason::HubBehind), hubs_own: true };
     }
     let reported = row.sync.as_deref().and_then(Sync::from_word).unwrap_or(Sync::OutOfDate);
     let same = row.observed_generation == row.generation && row.observed_sha256 == row.spec_sha256;
@@ -169,5 +181,8 @@ fn judge(row: &HostRow, link: Link) -> Judged {
         Sync::UpToDate if !same => Sync::OutOfDate,
         reported => reported,
     };
-    Judged { health, sync, reason }
+    Judged { health, sync, reason, hubs_own: false }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ pub enum Refusal {
     OtherKey,
     #[error("this host is already enrolled as '{0}': to enroll it again create a token for that name")]
     AlreadyEnrolled(String),
-    #[error("this host is fenced: an operator must decide first")]
+    #[error("this host is fenced: an operator must decide first and say `redforgectl resume HOST`")]
     Fenced,
     #[error("this enrollment token is only good for the host name '{0}'")]
     OtherName(String),

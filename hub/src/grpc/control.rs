@@ -3,7 +3,7 @@
 //! What to send is decided by the pure `fleet::delivery`; who speaks for the host by the store. A report that cannot be
 //! stored waits, and the next one replaces it. Last step of the flow down, first of the reports' way up.
 use super::{
-    peer::{FENCED, PeerHost, Peers},
+    peer::{PeerHost, Peers, fenced},
     store_status,
 };
 use crate::{
@@ -131,7 +131,7 @@ impl Service {
         match self.store.claim_session(&claim, self.clock.now()).await.map_err(|e| store_status(&e))? {
             Claimed::Yes => Ok(said),
             Claimed::Older => Err(Status::aborted("a later session of this agent is open already")),
-            Claimed::Clone | Claimed::Fenced => Err(Status::permission_denied(FENCED)),
+            Claimed::Clone | Claimed::Fenced => Err(fenced(&peer.name)),
             Claimed::Unknown => Err(Status::unauthenticated("this host is not known to the hub")),
         }
     }

@@ -51,7 +51,7 @@ impl Peers {
             return Err(Status::unauthenticated("the host's certificate was replaced by a newer one"));
         }
         if row.fenced_at.is_some() {
-            return Err(Status::permission_denied(FENCED));
+            return Err(fenced(&row.name));
         }
         Ok(PeerHost {
             id: presented.host,
@@ -63,5 +63,9 @@ impl Peers {
 }
 
 /// What a fenced host hears.
-pub const FENCED: &str =
-    "this host is fenced: its state folder was seen on two machines; an operator must decide which one stays";
+pub fn fenced(name: &str) -> Status {
+    Status::permission_denied(format!(
+        "this host is fenced: its state folder was seen on two machines; stop the agent on one of them, then an operator \
+         says `redforgectl resume {name}`"
+    ))
+}

@@ -132,6 +132,39 @@ impl Store {
         Ok(Claimed::Yes)
     }
 
+    /// An operator says that one agent is left: any process may speak for the host again. False if it was not fenced.
+    pub async fn unfence_host(&self, host: HostId, actor: &str, now: OffsetDateTime) -> Result<bool, StoreError> {
+        let act = "letting a fenced host in again";
+        let mut tx = self.pool.begin().await.act(act)?;
+        // Which of the two stays is not known here, and it may well be the older one: starts are counted anew.
+        let name: Option<String> = sqlx::query_scalar(
+            "UPDATE host SET fenced_at = NULL, start_no = 0 WHERE id = $1 AND fenced_at IS NOT NULL RETURNING name",
+        )
+        .bind(host.0)
+        .fetch_optional(&mut *tx)
+        .await
+        .act(act)?;
+        let Some(name) = name else { return Ok(false) };
+        // The one that stays may have been superseded, and speaks on as the process that it was.
+        for statement in [
+            "DELETE FROM host_superseded WHERE host_id = $1",
+            "UPDATE host_report SET start_no = 0, report_no = 0 WHERE host_id = $1",
+        ] {
+            sqlx::query(statement).bind(host.0).execute(&mut *tx).await.act(act)?;
+        }
+        let event = events::NewEvent {
+            at: now,
+            reason: "HOST_UNFENCED",
+            warning: false,
+            resource: format!("hosts/{name}"),
+            actor: actor.into(),
+            message: "the host is let in again; a second agent that still speaks for it fences it anew".into(),
+        };
+        events::insert(&mut tx, &event).await?;
+        tx.commit().await.act(act)?;
+        Ok(true)
+    }
+
     /// Does this process still speak for its host?
     pub async fn speaks(&self, host: HostId, run_id: RunId, hello_no: u64) -> Result<bool, StoreError> {
         sqlx::query_scalar(
@@ -218,9 +251,10 @@ async fn fence(tx: &mut sqlx::PgConnection, host: HostId, name: &str, now: Offse
         warning: true,
         resource: format!("hosts/{name}"),
         actor: "hub".into(),
-        message: "an agent process that had been superseded spoke again: this host's state folder exists twice; \
-                  nothing is taken from it until an operator decides"
-            .into(),
+        message: format!(
+            "an agent process that had been superseded spoke again: this host's state folder exists twice; nothing is \
+             taken from it until one of the two agents is stopped and `redforgectl resume {name}` is said"
+        ),
     };
     events::insert(tx, &event).await
 }

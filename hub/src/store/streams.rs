@@ -59,7 +59,7 @@ pub struct Announced {
 /// Why nothing of a host is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefusal {
-    #[error("the host is fenced until an operator decides")]
+    #[error("the host is fenced until an operator decides and says `redforgectl resume HOST`")]
     Fenced,
     #[error("the host is not known")]
     Unknown,

@@ -103,12 +103,15 @@ pub fn clock_time(t: OffsetDateTime) -> String {
 impl HostRow {
     pub fn new(h: &pb::Host, now: OffsetDateTime) -> Self {
         let link = Link::from_wire(h.link).unwrap_or(Link::NeverSeen);
+        let sync = Sync::from_wire(h.sync).map(Sync::as_str).unwrap_or_default();
+        // A fence is the hub's own doing: it holds however long nothing was heard.
+        let fenced = Reason::from_wire(h.reason) == Some(Reason::Fenced);
         Self {
             name: last(&h.name),
             site: last(&h.site),
             link: Chip::new(link.as_str()),
             health: Chip::known(Health::from_wire(h.health).map(Health::as_str).unwrap_or_default(), link),
-            sync: Chip::known(Sync::from_wire(h.sync).map(Sync::as_str).unwrap_or_default(), link),
+            sync: Chip::known(sync, if fenced { Link::Online } else { link }),
             seen: age(h.last_seen_at.as_ref(), now),
             reported: ago(h.report_age_s),
             running: format!("{} of {}", h.instances_running, h.instance_count),
@@ -252,6 +255,21 @@ mod tests {
         }
         assert_eq!(Chip::known("Healthy", Link::Online).tone, "good");
         assert_eq!(Chip::known("", Link::Online).word, "Unknown");
+    }
+
+    #[test]
+    fn a_fence_is_of_now_however_long_the_host_was_not_heard() {
+        let now = time::macros::datetime!(2026-11-23 10:00 UTC);
+        let host = |reason: pb::StatusReason| pb::Host {
+            link: pb::Link::Offline.into(),
+            sync: pb::Sync::Paused.into(),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let row = HostRow::new(&host(pb::StatusReason::Fenced), now);
+        assert_eq!((row.sync.word.as_str(), row.sync.was.as_str(), row.reason.as_str()), ("Paused", "", "Fenced"));
+        let row = HostRow::new(&host(pb::StatusReason::DiskFull), now);
+        assert_eq!((row.sync.word.as_str(), row.sync.was.as_str()), ("Unknown", "was Paused"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ word!(Phase, Phase, { Pending, Pulling, Starting, Running, Stopping, Stopped, Cr
 word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-    StartRefused, WaitingForInstance, Suspended, WaitingForSession,
+    StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
 });
 
 /// Cuts a name to what a report may carry.

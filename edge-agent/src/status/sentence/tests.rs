@@ -113,8 +113,8 @@ fn the_first_line_says_what_can_be_done_in_every_state() {
         view.link.as_mut().expect("a link").last_error = Some(text.into());
         view
     };
-    let fenced = "the hub ended the session: this host is fenced: its state folder was seen on two machines; an \
-                  operator must decide which one stays (PermissionDenied)";
+    let fenced = "the hub ended the session: this host is fenced: its state folder was seen on two machines; \
+                  stop the agent on one of them, then an operator says `redforgectl resume press-4` (PermissionDenied)";
     let mut ended = alone(view());
     ended.host.as_mut().expect("a host").certificate_not_after = Some(datetime!(2026-11-22 14:00 UTC));
     let mut filling = alone(view());
