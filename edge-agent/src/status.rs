@@ -13,6 +13,7 @@ use redforge_shared::{
     clock::Clock,
     error::Chain,
     report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Sync},
+    standin,
 };
 use sentence::{MINUTE, date, grouped, span};
 use std::{fmt::Write as _, path::Path, time::Duration};
@@ -109,7 +110,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
 fn unknown(spec: &redforge_shared::desired::InstanceSpec, at: OffsetDateTime) -> InstanceStatus {
     InstanceStatus {
         name: spec.name.clone(),
-        kind: spec.workload.kind().into(),
+        kind: standin::kind(spec.workload.kind(), &spec.image),
         phase: Phase::Pending,
         health: Health::Unknown,
         sync: Sync::OutOfDate,

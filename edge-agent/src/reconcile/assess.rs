@@ -21,6 +21,7 @@ use redforge_shared::{
     desired::{InstanceSpec, Ollama, Workload},
     ids::Digest,
     report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Reason, Sync},
+    standin,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -63,7 +64,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
     InstanceStatus {
         name: g.spec.name.clone(),
-        kind: g.spec.workload.kind().into(),
+        kind: standin::kind(g.spec.workload.kind(), &g.spec.image),
         phase,
         health,
         sync,

@@ -7,7 +7,7 @@ use crate::{
     output::{self, Listing, cell},
     words,
 };
-use redforge_shared::wire::pb;
+use redforge_shared::{standin, wire::pb};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub async fn run(settings: &Connection, a: &Search) -> Outcome {
         }
     };
     if found.standin {
-        output::say("Ollama stand-in: it embedded this query; meanings are rough");
+        output::say(&format!("{}: it made these vectors; meanings are rough", standin::NAME));
     }
     let row = |h: &pb::Hit| {
         vec![

@@ -3,7 +3,7 @@ use crate::{
     output::{Cell, Listing, Tone, cell, toned},
     words,
 };
-use redforge_shared::wire::pb;
+use redforge_shared::{standin, wire::pb};
 use serde_json::{Value, json};
 
 fn tone(word: &str) -> Tone {
@@ -128,7 +128,7 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
         let mut row = vec![
             cell(host),
             cell(name),
-            cell(&i.kind),
+            cell(standin::kind(&i.kind, image(&spec(i)))),
             status(words::phase(s.phase), fresh),
             status(words::health(s.health), fresh),
             status(words::sync(s.sync), fresh),
@@ -137,9 +137,8 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
             cell(why(s.reason, &s.names)),
         ];
         if wide {
-            let image = spec(i).get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
             row.extend([
-                cell(image),
+                cell(image(&spec(i))),
                 cell(if s.memory_limit_bytes == 0 { String::new() } else { words::bytes(s.memory_limit_bytes) }),
                 cell(if s.cpu_limit_millicores == 0 { String::new() } else { format!("{}m", s.cpu_limit_millicores) }),
                 cell(s.restarts.to_string()),
@@ -163,6 +162,10 @@ fn spec(i: &pb::Instance) -> Value {
     serde_json::from_str(&i.spec_json).unwrap_or_default()
 }
 
+fn image(spec: &Value) -> &str {
+    spec["image"].as_str().unwrap_or_default()
+}
+
 /// What `apply` takes: YAML of an instance goes back in unchanged.
 pub fn instance_manifest(i: &pb::Instance) -> Value {
     let mut metadata = json!({"name": words::last(&i.name)});
@@ -178,6 +181,7 @@ fn instance_json(i: &pb::Instance) -> Value {
     object["revision"] = json!(i.revision);
     object["createdAt"] = json!(words::time(i.created_at.as_ref()));
     object["updatedAt"] = json!(words::time(i.updated_at.as_ref()));
+    object["ollamaStandin"] = json!(standin::is_image(image(&spec(i))));
     object["hostLink"] = json!(words::link(i.host_link));
     object["reportAgeS"] = json!(i.report_age_s);
     object["status"] = i.status.as_ref().map_or(Value::Null, |s| {
@@ -267,7 +271,7 @@ pub fn collections(all: &[pb::Collection]) -> Listing {
     let row = |c: &pb::Collection| {
         vec![
             cell(&c.name),
-            cell(&c.model),
+            cell(standin::model(&c.model)),
             cell(c.dim.to_string()),
             cell(&c.metric),
             cell(format!("{}{}", if c.vectors_estimated { "~" } else { "" }, c.vectors)),
@@ -276,7 +280,7 @@ pub fn collections(all: &[pb::Collection]) -> Listing {
         ]
     };
     let object = |c: &pb::Collection| {
-        json!({"name": c.name, "model": c.model, "modelDigest": c.model_digest, "dim": c.dim, "metric": c.metric,
+        json!({"name": c.name, "model": c.model, "ollamaStandin": standin::is_model(&c.model), "modelDigest": c.model_digest, "dim": c.dim, "metric": c.metric,
                "vectors": c.vectors, "vectorsEstimated": c.vectors_estimated, "pending": c.pending, "index": c.index,
                "documentPrefix": c.document_prefix, "queryPrefix": c.query_prefix})
     };

@@ -17,7 +17,7 @@ use crate::{
         vector_tables::VectorTable,
     },
 };
-use redforge_shared::{record::Metric, wire::pb};
+use redforge_shared::{record::Metric, standin, wire::pb};
 use std::{
     collections::{BTreeMap, HashMap},
     ops::ControlFlow,
@@ -202,7 +202,10 @@ impl Api {
     async fn query(&self, request: pb::SearchRequest) -> Result<Query, ApiError> {
         use pb::search_request::Query as Asked;
         let asked = request.query.ok_or_else(|| ApiError::invalid("query", "expected text, like or vector"))?;
-        let given = |collection, vector| Query { collection, vector, standin: false, embed_ms: 0.0 };
+        let given = |collection: CollectionRow, vector| {
+            let standin = standin::is_model(&collection.model);
+            Query { collection, vector, standin, embed_ms: 0.0 }
+        };
         match asked {
             Asked::Like(record) => {
                 let (stream, seq) = names::record("like", &record)?;
@@ -237,7 +240,8 @@ impl Api {
                 let vector = embed.embed(&collection.model, &collection.model_digest, &text).await?;
                 let embed_ms = begun.elapsed().as_secs_f64() * 1000.0;
                 let vector = checked("text", vector, &collection)?;
-                Ok(Query { collection, vector, standin: embed.standin, embed_ms })
+                let standin = embed.standin || standin::is_model(&collection.model);
+                Ok(Query { collection, vector, standin, embed_ms })
             }
         }
     }

@@ -2,6 +2,7 @@
 use redforge_shared::{
     record::RecordClass,
     report::{Health, Link, Phase, Reason, Sync},
+    standin,
     wire::{from_timestamp, pb},
 };
 use std::collections::BTreeMap;
@@ -149,7 +150,7 @@ impl InstanceRow {
         Self {
             host,
             name: last(&i.name),
-            kind: i.kind.clone(),
+            kind: standin::kind(&i.kind, &image(i)),
             link: Chip::new(link.as_str()),
             seen,
             phase: Chip::known(Phase::from_wire(s.phase).map(Phase::as_str).unwrap_or_default(), link),
@@ -160,6 +161,12 @@ impl InstanceRow {
             reason: reason(s.reason, &s.names),
         }
     }
+}
+
+/// The image as its manifest names it.
+fn image(i: &pb::Instance) -> String {
+    let spec: serde_json::Value = serde_json::from_str(&i.spec_json).unwrap_or_default();
+    spec["image"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Records of one host and class, over all epochs.

@@ -255,6 +255,16 @@ fn texts_never_become_markup_and_nothing_is_fetched_elsewhere() {
     assert!(!row.contains("chip good") && row.contains("was Healthy"), "{row}");
 }
 
+#[test]
+fn an_instance_that_runs_the_stand_in_says_so_on_the_page() {
+    let kind_of = |image: &str| {
+        let spec_json = serde_json::json!({"kind": "ollama", "image": image}).to_string();
+        InstanceRow::new(&pb::Instance { kind: "ollama".into(), spec_json, ..Default::default() }, &[]).kind
+    };
+    assert_eq!(kind_of("redforge.local/ollama-standin:1"), "ollama (Ollama stand-in)");
+    assert_eq!(kind_of("ollama/ollama:0.32.15"), "ollama");
+}
+
 /// A person reads the two tables as text: link, health and sync of each row, and how old they are.
 #[test]
 fn hosts_and_instances_show_link_health_and_sync_with_their_age() {

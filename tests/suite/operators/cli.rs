@@ -346,10 +346,14 @@ async fn docker_search_finds_by_words_by_likeness_and_by_a_file() {
     let hits = by_words.json();
     assert_eq!((hits[0]["source"].as_str(), hits[0]["rank"].as_u64()), (Some("note-0"), Some(1)), "{hits}");
     let record = hits[0]["record"].as_str().expect("a record").to_owned();
-    let like = ctl.run(&["search", "--like", &record, "-o", "json"]).json();
+    let like = ctl.run(&["search", "--like", &record, "-o", "json"]);
+    assert!(like.err.contains("Ollama stand-in"), "{like:?}");
+    let like = like.json();
     assert!(like.as_array().is_some_and(|l| !l.is_empty()), "{like}");
     ctl.file("query.json", json!(vectors[1]).to_string());
-    let by_file = ctl.run(&["search", "--vector", "query.json", "-o", "json"]).json();
+    let by_file = ctl.run(&["search", "--vector", "query.json", "-o", "json"]);
+    assert!(by_file.err.contains("Ollama stand-in"), "{by_file:?}");
+    let by_file = by_file.json();
     assert_eq!(by_file[0]["source"], "note-1", "{by_file}");
     assert!(by_file[0]["score"].as_f64() > Some(0.999), "{by_file}");
     ctl.file("short.json", "[1, 2]");
@@ -357,4 +361,16 @@ async fn docker_search_finds_by_words_by_likeness_and_by_a_file() {
     assert!(said.contains("components") || said.contains("dim"), "{said}");
     let rows = ctl.run(&["records", "--class", "vector", "--key", "n1"]).good();
     assert!(rows.contains("notes note-1#0 Paint") && rows.lines().count() == 2, "{rows}");
+    let collections = ctl.run(&["get", "collections"]).good();
+    assert!(collections.contains("redforge-standin-embed (Ollama stand-in)"), "{collections}");
+    // An instance's kind says it too, and a real image's does not.
+    for (reference, word) in
+        [(image("ollama-standin"), "ollama (Ollama stand-in)"), ("ollama/ollama:0.32.15".into(), "ollama")]
+    {
+        ctl.run_with(&["apply", "-f", "-"], &instance("press-1", "models", "ollama", &reference, "  suspend: true\n"))
+            .good();
+        let shown = ctl.run(&["get", "instance", "press-1/models"]).good();
+        let kind = shown.lines().nth(1).expect("a row").split("  ").filter(|c| !c.is_empty()).nth(2).map(str::trim);
+        assert_eq!(kind, Some(word), "{shown}");
+    }
 }
