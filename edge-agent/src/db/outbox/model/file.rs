@@ -35,14 +35,34 @@ pub(super) struct File {
     pub newest: BTreeMap<RecordClass, StreamName>,
 }
 
-/// Copies the file and its log, of the log at most so many bytes.
-pub(super) fn copy_files(from: &Path, to: &Path, log: Option<u64>) {
+/// Where a power cut cuts the log, and what the file held when the log had that length.
+pub(super) struct Cut {
+    pub file: Vec<u8>,
+    pub log: u64,
+}
+
+/// Copies the file and its log. The writer may be moving the log into the file meanwhile: what is copied is a moment at
+/// which it did not. The log is cut only if nothing behind the cut is in the file, as it cannot be after a real power cut:
+/// the log is on the disk before the file is written.
+pub(super) fn copy_files(from: &Path, to: &Path, cut: Option<&Cut>) {
     fs::create_dir(to).expect("own folder");
-    fs::copy(from.join("outbox.db"), to.join("outbox.db")).expect("the outbox made it");
-    if let Ok(mut bytes) = fs::read(from.join("outbox.db-wal")) {
-        bytes.truncate(log.map_or(bytes.len(), |n| n as usize));
-        fs::write(to.join("outbox.db-wal"), bytes).expect("own folder");
+    let file = || fs::read(from.join("outbox.db")).expect("the outbox made it");
+    let mut before = file();
+    let (file, log) = loop {
+        let log = fs::read(from.join("outbox.db-wal")).ok();
+        let after = file();
+        if after == before {
+            break (after, log);
+        }
+        before = after;
+    };
+    if let Some(mut log) = log {
+        if let Some(cut) = cut.filter(|c| c.file == file) {
+            log.truncate(cut.log as usize);
+        }
+        fs::write(to.join("outbox.db-wal"), log).expect("own folder");
     }
+    fs::write(to.join("outbox.db"), file).expect("own folder");
 }
 
 impl Held {

@@ -1,7 +1,7 @@
 //! What the model believes, what it compares with, and how each act is done to a real outbox in a real folder.
 use super::{
     Act, Draft,
-    file::{File, Held, copy_files},
+    file::{Cut, File, Held, copy_files},
 };
 use crate::{
     db::outbox::{
@@ -227,10 +227,11 @@ impl World {
         let length = || fs::metadata(&log).map_or(0, |m| m.len());
         let (held, current, born) = (self.held.clone(), self.current.clone(), self.born.clone());
         let (records, cursor) = self.draw(drafts, cursor);
-        let before = length();
+        let (before, file) = (length(), fs::read(self.dir.join("outbox.db")).expect("the outbox made it"));
         let given = self.append(records, cursor, false).await;
         let written = length().saturating_sub(before);
-        let to = self.copy(Some(before + written * u64::from(kept.min(1_000)) / 1_000), rubbish);
+        let cut = Cut { file, log: before + written * u64::from(kept.min(1_000)) / 1_000 };
+        let to = self.copy(Some(&cut), rubbish);
         let file = File::read(&to);
         let there = given.first().is_some_and(|n| file.rows.contains_key(n))
             || (given.is_empty() && file.cursor == self.held.cursor);
@@ -383,10 +384,10 @@ impl World {
     }
 
     /// The files as they are now, in a new folder; of the log perhaps only the beginning, perhaps with rubbish after it.
-    fn copy(&mut self, log: Option<u64>, rubbish: bool) -> PathBuf {
+    fn copy(&mut self, cut: Option<&Cut>, rubbish: bool) -> PathBuf {
         self.folders += 1;
         let to = self.root.path().join(self.folders.to_string());
-        copy_files(&self.dir, &to, log);
+        copy_files(&self.dir, &to, cut);
         if rubbish {
             let path = to.join("outbox.db-wal");
             let mut bytes = fs::read(&path).unwrap_or_default();
