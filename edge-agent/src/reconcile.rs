@@ -111,6 +111,8 @@ pub struct Reconciler {
     status: watch::Sender<HostStatus>,
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
+    /// Why the last pass failed.
+    trouble: Option<String>,
 }
 
 /// How soon to look again.
@@ -162,6 +164,7 @@ impl Reconciler {
             status: watch::Sender::new(nothing),
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
+            trouble: None,
         }
     }
 
@@ -209,7 +212,8 @@ impl Reconciler {
                     self.doors.note(opened);
                     wait = SOON;
                 }
-                event = events_now.next() => match event {
+                // An engine that is away ends its events at once: then only the wait, which grows, asks again.
+                event = events_now.next(), if self.trouble.is_none() => match event {
                     Some(()) => gather = GATHER,
                     // The engine went away; it is asked again after the next pass.
                     None => { events = None; gather = SOON; }
@@ -230,9 +234,19 @@ impl Reconciler {
         // Nothing was ever accepted: nothing is touched.
         let Some(accepted) = self.deps.ledger.desired() else { return Pace::Settled };
         match self.try_pass(accepted.clone()).await {
-            Ok(pace) => pace,
+            Ok(pace) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!(generation = accepted.generation, "passes succeed again");
+                }
+                pace
+            }
             Err(e) => {
-                tracing::warn!(error = %Chain(&e), generation = accepted.generation, "pass failed");
+                let trouble = Chain(&e).to_string();
+                // Every pass meets it again; it is said when it is news.
+                if self.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(error = trouble, generation = accepted.generation, "pass failed, it is tried again");
+                }
+                self.trouble = Some(trouble);
                 self.report_blind(&accepted, &e);
                 Pace::UnderWay
             }

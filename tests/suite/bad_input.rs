@@ -9,7 +9,7 @@ use redforge_tests::{
     hub::TestHub,
     operator::{channel, roots},
     place::{Process, binary, command, folder, free_port, run, text},
-    wait::{eventually, when},
+    wait::{eventually, stays, when},
 };
 use std::{io::Write, net::TcpStream, time::Duration};
 
@@ -241,6 +241,12 @@ async fn an_agent_without_a_docker_socket_stays_up_and_says_so() {
     assert!(said.lines().next().is_some_and(|l| l.contains("Docker does not answer")), "{said}");
     acked.land(&hub).await;
     acked.are_all_there(&hub);
+    // The same trouble is told once, not at every pass.
+    let told = stays(Duration::from_secs(4), "what was told of the trouble", async || {
+        let log = agent.process.as_ref().expect("it runs").said();
+        log.iter().filter(|l| l.contains("pass failed")).count()
+    });
+    assert_eq!(told.await, 1);
     assert!(agent.process.as_mut().is_some_and(Process::is_running));
 }
 
