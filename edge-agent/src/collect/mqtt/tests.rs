@@ -137,13 +137,18 @@ async fn until(outbox: &Outbox, what: &str, done: impl Fn(&[crate::db::outbox::C
     }
 }
 
-/// The broker holds records for the agent only once it knows the agent's session.
+/// The broker holds records for the agent only once it knows the agent's session: one that was published now has come. A
+/// broker that was killed may have forgotten the session, so what came before says nothing.
 async fn settled(outbox: &Outbox, broker: &Broker) {
     let began = Instant::now();
+    let come = async || {
+        let m = outbox.status().await.expect("reads")[3].clone();
+        m.waiting + m.absorbed
+    };
+    let before = come().await;
     loop {
         publish(broker, [("measurement", r#"{"name":"n","value":1,"unit":"1","key":"settled"}"#.into())]).await;
-        let m = outbox.status().await.expect("reads")[3].clone();
-        if m.waiting > 0 {
+        if come().await > before {
             return;
         }
         assert!(began.elapsed() < DEADLINE, "the collector never subscribes");
