@@ -13,11 +13,9 @@ use redforge_shared::{
     clock::Clock,
     error::Chain,
     report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Sync},
-    standin,
 };
 use sentence::{MINUTE, date, grouped, span};
 use std::{fmt::Write as _, path::Path, time::Duration};
-use time::OffsetDateTime;
 use tokio::net::UnixStream;
 
 mod sentence;
@@ -93,7 +91,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
             sync: Sync::OutOfDate,
             reason: None,
             names: Vec::new(),
-            instances: desired.state.instances.iter().map(|i| unknown(i, clock.now())).collect(),
+            instances: desired.state.instances.iter().map(|i| InstanceStatus::unseen(i, clock.now())).collect(),
         });
     }
     let path = config.state_dir.join("outbox.db");
@@ -104,26 +102,6 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         }
     }
     Ok(view)
-}
-
-/// An instance that nobody looked at.
-fn unknown(spec: &redforge_shared::desired::InstanceSpec, at: OffsetDateTime) -> InstanceStatus {
-    InstanceStatus {
-        name: spec.name.clone(),
-        kind: standin::kind(spec.workload.kind(), &spec.image),
-        phase: Phase::Pending,
-        health: Health::Unknown,
-        sync: Sync::OutOfDate,
-        reason: None,
-        names: Vec::new(),
-        container_id: None,
-        restarts: 0,
-        exit_code: None,
-        changed_at: at,
-        memory_limit_bytes: 0,
-        cpu_limit_millicores: 0,
-        messages_dropped: 0,
-    }
 }
 
 /// Everything, for a terminal.

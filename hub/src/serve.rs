@@ -103,7 +103,7 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
     tasks.spawn("metrics", metrics::run(listeners.metrics, sources, stop.clone()));
     tasks.spawn("health", report_health(health, database_state.clone(), stop.clone()));
     if let Some(every) = daemon::watchdog_interval() {
-        tasks.spawn("watchdog", watchdog(every, stop.clone()));
+        tasks.spawn("watchdog", daemon::watch(tasks.clone(), every, daemon::notify_watchdog));
     }
     let said = Said { addresses, callers, state_dir: config.state_dir, dev };
     tasks.spawn_job(announce(said, database_state, certified, stop));
@@ -392,16 +392,6 @@ async fn report_health(
             changed = database.changed() => if changed.is_err() {
                 return stop.cancelled().await;
             }
-        }
-    }
-}
-
-async fn watchdog(every: Duration, stop: tokio_util::sync::CancellationToken) {
-    while !stop.is_cancelled() {
-        daemon::notify_watchdog();
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
         }
     }
 }

@@ -1,7 +1,11 @@
 //! What an agent says about its host: the status words, and one report that replaces the one before.
 //!
 //! Enums, numbers and names of the desired state only; text that began in a container has no field here.
-use crate::ids::{Digest, Name};
+use crate::{
+    desired::InstanceSpec,
+    ids::{Digest, Name},
+    standin,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -80,6 +84,28 @@ pub struct InstanceStatus {
     /// Messages that a broker threw away for want of room, of all its clients; 0 for other kinds.
     #[serde(default)]
     pub messages_dropped: u64,
+}
+
+impl InstanceStatus {
+    /// An instance that nobody has looked at yet.
+    pub fn unseen(spec: &InstanceSpec, at: OffsetDateTime) -> Self {
+        Self {
+            name: spec.name.clone(),
+            kind: standin::kind(spec.workload.kind(), &spec.image),
+            phase: Phase::Pending,
+            health: Health::Unknown,
+            sync: Sync::OutOfDate,
+            reason: None,
+            names: vec![],
+            container_id: None,
+            restarts: 0,
+            exit_code: None,
+            changed_at: at,
+            memory_limit_bytes: 0,
+            cpu_limit_millicores: 0,
+            messages_dropped: 0,
+        }
+    }
 }
 
 /// Most names a reason carries.

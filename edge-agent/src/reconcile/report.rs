@@ -20,7 +20,6 @@ use redforge_shared::{
     report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
 };
 use std::{collections::BTreeSet, net::SocketAddr};
-use time::OffsetDateTime;
 
 impl Reconciler {
     /// Containers that do what their spec asks for, and have for a while.
@@ -157,7 +156,7 @@ impl Reconciler {
         let now = self.deps.clock.now();
         let blind = |spec: &InstanceSpec| {
             let known = before.instances.iter().find(|b| b.name == spec.name).cloned();
-            let mut status = known.unwrap_or_else(|| unseen(spec, now));
+            let mut status = known.unwrap_or_else(|| InstanceStatus::unseen(spec, now));
             if status.health != Health::Unknown {
                 status.changed_at = now;
             }
@@ -207,24 +206,4 @@ fn principal<'a>(view: &'a View, wanted: &plan::Wanted) -> Option<&'a ContainerS
     let right = |c: &ContainerSeen| matches!(&wanted.blueprint, Blueprint::Ready(shape) if shape.hash == c.hash);
     let own = view.seen.containers.iter().filter(|c| c.instance == wanted.name);
     own.max_by_key(|c| (c.named && c.state == ContainerState::Running, right(c)))
-}
-
-/// An instance that nobody has looked at yet.
-fn unseen(spec: &InstanceSpec, now: OffsetDateTime) -> InstanceStatus {
-    InstanceStatus {
-        name: spec.name.clone(),
-        kind: spec.workload.kind().into(),
-        phase: Phase::Pending,
-        health: Health::Unknown,
-        sync: Sync::OutOfDate,
-        reason: None,
-        names: vec![],
-        container_id: None,
-        restarts: 0,
-        exit_code: None,
-        changed_at: now,
-        memory_limit_bytes: 0,
-        cpu_limit_millicores: 0,
-        messages_dropped: 0,
-    }
 }

@@ -69,13 +69,12 @@ impl Ingest {
                 fail::fail_point!("ack.before");
                 Ok(run.acked())
             }
-            Ok(Err(Refusal::Host(why))) => Err(host_refused(why)),
             Err(e) if e.is_unavailable() => {
                 tracing::warn!(host.id = %host, error = %Chain(&e), "database away or full, batch put off");
                 Ok(run.refused(pb::RefusedReason::Busy, 0))
             }
             // What one batch is refused for must not hold up those beside it.
-            Ok(Err(_)) | Err(_) if run.batches() > 1 => {
+            Ok(Err(Refusal::Collection { .. } | Refusal::Malformed { .. })) | Err(_) if run.batches() > 1 => {
                 let mut answers = Vec::with_capacity(run.batches());
                 for one in run.split() {
                     answers.extend(Box::pin(self.land(host, one)).await?);
