@@ -285,6 +285,23 @@ impl DesiredState {
 }
 
 impl InstanceSpec {
+    /// A spec that asks for nothing beside its workload.
+    pub fn bare(name: Name, image: impl Into<String>, workload: Workload) -> Self {
+        Self {
+            name,
+            image: image.into(),
+            workload,
+            env: BTreeMap::new(),
+            resources: Resources::default(),
+            volumes: vec![],
+            ports: vec![],
+            egress: false,
+            restart_nonce: String::new(),
+            suspend: false,
+            collect_logs: false,
+        }
+    }
+
     /// Identity of one instance's spec: what `memory.failed` remembers.
     pub fn hash(&self) -> Digest {
         let bytes = serde_json_canonicalizer::to_vec(self).expect("a spec has no value that JSON cannot hold");

@@ -14,7 +14,7 @@ use redforge_edge::{
 };
 use redforge_shared::{
     clock::SystemClock,
-    desired::{Container, DesiredState, InstanceSpec, Mosquitto, Resources, SCHEMA, Workload},
+    desired::{Container, DesiredState, InstanceSpec, Mosquitto, SCHEMA, Workload},
     ids::HostId,
     policy::Policy,
     report::Phase,
@@ -22,7 +22,6 @@ use redforge_shared::{
 use redforge_tests::engine;
 use serde_json::json;
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,45 +38,58 @@ impl Drop for Gone {
 }
 
 fn spec(name: &str, kind: &str, workload: Workload) -> anyhow::Result<InstanceSpec> {
-    Ok(InstanceSpec {
-        name: name.parse()?,
-        image: engine::image(kind),
-        workload,
-        env: BTreeMap::new(),
-        resources: Resources::default(),
-        volumes: vec![],
-        ports: vec![],
-        egress: false,
-        restart_nonce: String::new(),
-        suspend: false,
-        collect_logs: false,
-    })
+    Ok(InstanceSpec::bare(name.parse()?, engine::image(kind), workload))
 }
 
-/// A broker and two containers.
-fn desired(host: HostId) -> anyhow::Result<DesiredState> {
-    let sleeper = || Container { command: vec!["sleep".into(), "100000".into()], probe: None };
+/// A broker and so many containers.
+fn desired(host: HostId, sleepers: usize) -> anyhow::Result<DesiredState> {
+    let sleeper = |n: usize| {
+        let command = vec!["sleep".into(), "100000".into()];
+        spec(&format!("a{n:02}"), "busybox", Workload::Container(Container { command, probe: None }))
+    };
+    let mut instances = (0..sleepers).map(sleeper).collect::<anyhow::Result<Vec<_>>>()?;
+    instances.push(spec("broker", "mosquitto", Workload::Mosquitto(Mosquitto::default()))?);
     Ok(DesiredState {
         schema: SCHEMA,
         host,
         host_name: "bench".parse()?,
         site: "bench".parse()?,
         policy: Policy::Open,
-        instances: vec![
-            spec("a", "busybox", Workload::Container(sleeper()))?,
-            spec("b", "busybox", Workload::Container(sleeper()))?,
-            spec("broker", "mosquitto", Workload::Mosquitto(Mosquitto::default()))?,
-        ],
+        instances,
     })
 }
 
-/// Measures a pass without work.
+/// Measures a pass without work, on a small host and on a full one.
 pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result<()> {
-    let dir = ground.fresh("pass")?;
+    let sizes = [
+        (2, "NOOP", "reconcile pass without work, 3 instances; engine calls"),
+        (49, "NOOP-50", "reconcile pass without work, 50 instances; engine calls"),
+    ];
+    for (sleepers, id, what) in sizes {
+        let rounds = passes(ground, sleepers).await?;
+        let subject = Subject {
+            id,
+            what,
+            unit: "ms",
+            value: "pass",
+            limit: "raw",
+            goal: Goal::RatioAtMost(2.0),
+            sync_bound: false,
+            profile: "release",
+            peer: "",
+        };
+        report.add(&subject, &rounds);
+    }
+    Ok(())
+}
+
+async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> {
+    let dir = ground.fresh(&format!("pass-{sleepers}"))?;
+    let all = sleepers + 1;
     let host = HostId(uuid::Uuid::now_v7());
     let _gone = Gone(host.to_string());
     let ledger = Ledger::open(&dir.join("ledger.db")).await?;
-    let canonical = desired(host)?.canonical()?;
+    let canonical = desired(host, sleepers)?.canonical()?;
     ledger.accept(1, canonical.bytes.into(), canonical.sha256).await?;
     let mut reconciler = Reconciler::new(Deps {
         ledger,
@@ -91,11 +103,11 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         brokers_heard: None,
     });
     let status = reconciler.status();
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(240);
     loop {
         let settled = reconciler.pass().await == Pace::Settled;
         let running = |s: &redforge_shared::report::HostStatus| {
-            s.instances.len() == 3 && s.instances.iter().all(|i| i.phase == Phase::Running)
+            s.instances.len() == all && s.instances.iter().all(|i| i.phase == Phase::Running)
         };
         if settled && running(&status.borrow()) {
             break;
@@ -104,12 +116,12 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let times = if ground.quick { 5 } else { 25 };
-    let rounds = Rounds::take(ground, false, async |ground, _| {
+    Rounds::take(ground, false, async |ground, _| {
         let label = format!("redforge.host={host}");
         let raw = ground
             .yard
             .ask(&json!({"ask": "observe", "socket": SOCKET, "label": label, "path": LIVE_PATH, "times": times}))?;
-        ensure!(raw["containers"] == 3 && raw["read"] == 1, "the limit program saw something else: {raw}");
+        ensure!(raw["containers"] == all && raw["read"] == 1, "the limit program saw something else: {raw}");
         let mut took = Vec::new();
         for _ in 0..times {
             let begun = Instant::now();
@@ -119,20 +131,5 @@ pub async fn measure(ground: &mut Ground, report: &mut Report) -> anyhow::Result
         }
         Ok(vec![("raw", raw["p50_ms"].as_f64().context("no limit")?), ("pass", median(took))])
     })
-    .await?;
-    report.add(
-        &Subject {
-            id: "NOOP",
-            what: "reconcile pass without work, 3 instances; engine calls",
-            unit: "ms",
-            value: "pass",
-            limit: "raw",
-            goal: Goal::RatioAtMost(2.0),
-            sync_bound: false,
-            profile: "release",
-            peer: "",
-        },
-        &rounds,
-    );
-    Ok(())
+    .await
 }

@@ -21,19 +21,7 @@ fn host(n: u8) -> HostId {
 }
 
 fn spec(instance: &str, image: &str, workload: Workload) -> InstanceSpec {
-    InstanceSpec {
-        name: name(instance),
-        image: image.into(),
-        workload,
-        env: BTreeMap::new(),
-        resources: Resources::default(),
-        volumes: vec![],
-        ports: vec![],
-        egress: false,
-        restart_nonce: String::new(),
-        suspend: false,
-        collect_logs: false,
-    }
+    InstanceSpec::bare(name(instance), image, workload)
 }
 
 fn plain(instance: &str) -> InstanceSpec {

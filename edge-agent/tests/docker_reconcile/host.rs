@@ -7,14 +7,14 @@ use redforge_edge::{
 use redforge_shared::{
     clock::SystemClock,
     daemon::{Pulse, Tasks},
-    desired::{Container, DesiredState, InstanceSpec, Mosquitto, NodeRed, Resources, SCHEMA, Workload},
+    desired::{Container, DesiredState, InstanceSpec, Mosquitto, NodeRed, SCHEMA, Workload},
     flows::{self, Flows},
     ids::{Digest, HostId, Name},
     policy::Policy,
     report::{Health, HostStatus, InstanceStatus, Phase, Sync},
 };
 use serde_json::json;
-use std::{collections::BTreeMap, process::Command, sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 pub const DEADLINE: Duration = Duration::from_secs(90);
@@ -205,19 +205,7 @@ impl Drop for Host {
 }
 
 pub fn spec(instance: &str, image: String, workload: Workload) -> InstanceSpec {
-    InstanceSpec {
-        name: name(instance),
-        image,
-        workload,
-        env: BTreeMap::new(),
-        resources: Resources::default(),
-        volumes: vec![],
-        ports: vec![],
-        egress: false,
-        restart_nonce: String::new(),
-        suspend: false,
-        collect_logs: false,
-    }
+    InstanceSpec::bare(name(instance), image, workload)
 }
 
 pub fn sleeper(instance: &str) -> InstanceSpec {
