@@ -4,7 +4,7 @@ use crate::runtime::{ContainerState, fake::FakeRuntime};
 use proptest::prelude::*;
 use redforge_shared::{
     clock::ManualClock,
-    desired::{Container, InstanceSpec, Mosquitto, NodeRed, Resources, SCHEMA, Volume, Workload},
+    desired::{Container, InstanceSpec, Mosquitto, NodeRed, SCHEMA, Volume, Workload},
     policy::Policy,
     report::{InstanceStatus, Reason},
 };
