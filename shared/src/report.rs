@@ -1,6 +1,7 @@
 //! What an agent says about its host: the status words, and one report that replaces the one before.
 //!
-//! Enums, numbers and names of the desired state only; text that began in a container has no field here.
+//! Enums, numbers and names of the desired state only; text that began in a container has no field here. The one text that
+//! is free is the reason of a [`Hold`]: a person at the site typed it, it is bounded and printable (decision 14).
 use crate::{
     desired::InstanceSpec,
     ids::{Digest, Name},
@@ -60,6 +61,7 @@ words!(
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
+        Held,
     }
 );
 
@@ -84,6 +86,47 @@ pub struct InstanceStatus {
     /// Messages that a broker threw away for want of room, of all its clients; 0 for other kinds.
     #[serde(default)]
     pub messages_dropped: u64,
+    /// Somebody at the site wants it left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// Somebody at the site wants something left as it is for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Who: the user at the machine.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// It ends by itself.
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
+    /// Meant for everything on the host, not for this instance alone.
+    #[serde(default)]
+    pub whole_host: bool,
+}
+
+/// Longest name of who holds, and longest reason, in bytes.
+pub const MAX_HOLDER_BYTES: usize = 64;
+pub const MAX_HOLD_REASON_BYTES: usize = 200;
+
+/// Text of a person as a report may carry it: without control characters, and cut to `most` bytes.
+pub fn printable(text: &str, most: usize) -> String {
+    let mut out = String::new();
+    for c in text.trim().chars().filter(|c| !c.is_control() && !is_invisible(*c)) {
+        if out.len() + c.len_utf8() > most {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Characters that turn the writing's direction, or that nobody sees: what is shown must be what was typed.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 impl InstanceStatus {
@@ -104,6 +147,7 @@ impl InstanceStatus {
             memory_limit_bytes: 0,
             cpu_limit_millicores: 0,
             messages_dropped: 0,
+            hold: None,
         }
     }
 }
@@ -138,4 +182,16 @@ pub struct HostStatus {
     pub reason: Option<Reason>,
     pub names: Vec<String>,
     pub instances: Vec<InstanceStatus>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_persons_text_is_cut_and_loses_what_cannot_be_seen() {
+        assert_eq!(printable("  press is open\x1b[2J\n ", 200), "press is open[2J");
+        assert_eq!(printable("\u{202e}abc\u{200b}", 200), "abc");
+        assert_eq!(printable("äää", 5), "ää");
+    }
 }

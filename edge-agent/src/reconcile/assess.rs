@@ -77,6 +77,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
         messages_dropped: g.dropped.or_else(|| Some(g.before?.messages_dropped)).unwrap_or(0),
+        hold: None,
     }
 }
 

@@ -33,6 +33,18 @@ fn why(reason: i32, names: &[String]) -> String {
     if names.is_empty() { reason } else { format!("{reason}: {}", names.join(", ")) }
 }
 
+/// Who holds an instance at its site, until when and why; else the reason of its status.
+fn instance_why(s: &pb::InstanceStatus) -> String {
+    let Some(h) = &s.hold else { return why(s.reason, &s.names) };
+    let held = format!("held by {} until {}: {}", h.by, words::time(h.until.as_ref()), h.reason);
+    if s.reason == i32::from(pb::StatusReason::Held) { held } else { format!("{}; {held}", why(s.reason, &s.names)) }
+}
+
+fn hold_json(h: &pb::Hold) -> Value {
+    json!({"by": h.by, "reason": h.reason, "since": words::time(h.since.as_ref()),
+           "until": words::time(h.until.as_ref()), "wholeHost": h.whole_host})
+}
+
 fn is_online(link: i32) -> bool {
     link == i32::from(pb::Link::Online)
 }
@@ -134,7 +146,7 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
             status(words::sync(s.sync), fresh),
             cell(i.revision.to_string()),
             cell(reported),
-            cell(why(s.reason, &s.names)),
+            cell(instance_why(&s)),
         ];
         if wide {
             row.extend([
@@ -189,7 +201,7 @@ fn instance_json(i: &pb::Instance) -> Value {
                "reason": words::reason(s.reason), "names": s.names, "containerId": s.container_id,
                "restarts": s.restarts, "exitCode": s.exit_code, "changedAt": words::time(s.changed_at.as_ref()),
                "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
-               "messagesDropped": s.messages_dropped})
+               "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json)})
     });
     object
 }

@@ -321,6 +321,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
         messages_dropped: 0,
+        hold: None,
     };
     let status = HostStatus {
         generation,

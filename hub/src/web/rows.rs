@@ -77,6 +77,15 @@ fn reason(reason: i32, names: &[String]) -> String {
     if names.is_empty() { word.into() } else { format!("{word}: {}", names.join(", ")) }
 }
 
+/// Who holds an instance at its site, until when and why; else the reason of its status.
+fn instance_reason(s: &pb::InstanceStatus) -> String {
+    let own = reason(s.reason, &s.names);
+    let Some(h) = &s.hold else { return own };
+    let until = at(h.until.as_ref()).map(clock_time).unwrap_or_default();
+    let held = format!("held by {} until {until}: {}", h.by, h.reason);
+    if Reason::from_wire(s.reason) == Some(Reason::Held) { held } else { format!("{own}; {held}") }
+}
+
 fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {
     from_timestamp("at", t).ok()
 }
@@ -158,7 +167,7 @@ impl InstanceRow {
             sync: Chip::known(Sync::from_wire(s.sync).map(Sync::as_str).unwrap_or_default(), link),
             reported: ago(i.report_age_s),
             restarts: s.restarts,
-            reason: reason(s.reason, &s.names),
+            reason: instance_reason(&s),
         }
     }
 }
@@ -277,6 +286,25 @@ mod tests {
         assert_eq!((row.sync.word.as_str(), row.sync.was.as_str(), row.reason.as_str()), ("Paused", "", "Fenced"));
         let row = HostRow::new(&host(pb::StatusReason::DiskFull), now);
         assert_eq!((row.sync.word.as_str(), row.sync.was.as_str()), ("Unknown", "was Paused"));
+    }
+
+    #[test]
+    fn a_hold_says_who_until_when_and_why() {
+        let until = time::macros::datetime!(2026-11-23 14:00 UTC);
+        let hold = pb::Hold {
+            by: "anna".into(),
+            reason: "press is open".into(),
+            until: Some(redforge_shared::wire::timestamp(until)),
+            ..Default::default()
+        };
+        let status = pb::InstanceStatus {
+            reason: pb::StatusReason::Held.into(),
+            hold: Some(hold.clone()),
+            ..Default::default()
+        };
+        assert_eq!(instance_reason(&status), "held by anna until 14:00:00 UTC: press is open");
+        let crashed = pb::InstanceStatus { reason: pb::StatusReason::ContainerExited.into(), ..status };
+        assert_eq!(instance_reason(&crashed), "ContainerExited; held by anna until 14:00:00 UTC: press is open");
     }
 
     #[test]

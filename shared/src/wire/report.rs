@@ -2,7 +2,10 @@
 use super::{InvalidMessage, from_timestamp, pb, timestamp};
 use crate::{
     ids::Name,
-    report::{Health, HostFacts, InstanceStatus, Link, MAX_NAME_BYTES, MAX_NAMES, Phase, Reason, Sync},
+    report::{
+        Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
+        MAX_NAMES, Phase, Reason, Sync, printable,
+    },
 };
 
 macro_rules! word {
@@ -31,7 +34,7 @@ word!(Phase, Phase, { Pending, Pulling, Starting, Running, Stopping, Stopped, Cr
 word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-    StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
+    StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
 });
 
 /// Cuts a name to what a report may carry.
@@ -65,7 +68,33 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             memory_limit_bytes: s.memory_limit_bytes,
             cpu_limit_millicores: s.cpu_limit_millicores,
             messages_dropped: s.messages_dropped,
+            hold: s.hold.as_ref().map(Into::into),
         }
+    }
+}
+
+impl From<&Hold> for pb::Hold {
+    fn from(h: &Hold) -> Self {
+        Self {
+            by: h.by.clone(),
+            reason: h.reason.clone(),
+            since: Some(timestamp(h.since)),
+            until: Some(timestamp(h.until)),
+            whole_host: h.whole_host,
+        }
+    }
+}
+
+impl TryFrom<pb::Hold> for Hold {
+    type Error = InvalidMessage;
+    fn try_from(h: pb::Hold) -> Result<Self, InvalidMessage> {
+        Ok(Self {
+            by: printable(&h.by, MAX_HOLDER_BYTES),
+            reason: printable(&h.reason, MAX_HOLD_REASON_BYTES),
+            since: from_timestamp("since", h.since.as_ref())?,
+            until: from_timestamp("until", h.until.as_ref())?,
+            whole_host: h.whole_host,
+        })
     }
 }
 
@@ -89,6 +118,7 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             memory_limit_bytes: s.memory_limit_bytes,
             cpu_limit_millicores: s.cpu_limit_millicores,
             messages_dropped: s.messages_dropped,
+            hold: s.hold.map(Hold::try_from).transpose().map_err(|e| e.within("hold"))?,
         })
     }
 }

@@ -71,6 +71,7 @@ fn instance(name: &str) -> InstanceStatus {
         memory_limit_bytes: 0,
         cpu_limit_millicores: 0,
         messages_dropped: 0,
+        hold: None,
     }
 }
 
