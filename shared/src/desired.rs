@@ -102,6 +102,29 @@ pub struct NodeRed {
     /// Topic filters below `redforge/` or `$` that the instance may read beside the application's own topics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
+    /// What happens to what somebody changes at the host.
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
+}
+
+/// What happens to a runtime's flows, credentials, settings and modules that somebody changed at the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drift {
+    /// All of it is put back.
+    #[default]
+    Enforce,
+    /// It is only told.
+    Report,
+    /// Edited flows stay and go up as a draft of their flow set; everything else is put back.
+    Adopt,
+}
+
+impl Drift {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Most topic filters that an instance may name.

@@ -9,7 +9,7 @@ mod render;
 mod yaml;
 
 use crate::{
-    desired::{Model, Probe, Protocol, Volume},
+    desired::{Drift, Model, Probe, Protocol, Volume},
     ids::Name,
     policy::Policy,
     units::{Bytes, Millicores},
@@ -265,6 +265,10 @@ pub struct NodeRed {
     /// `$SYS/broker/clients/#`. Without a word here an instance reads nothing below `redforge/` and `$`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
+    /// What happens to what somebody changes at the host: `enforce` puts it back, `report` only tells, `adopt` leaves edited
+    /// flows and sends them up as a draft of the flow set. Default enforce.
+    #[serde(default, skip_serializing_if = "Drift::is_default")]
+    pub drift: Drift,
 }
 
 /// A broker's queue limits; what is absent has its default.

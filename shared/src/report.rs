@@ -62,6 +62,7 @@ words!(
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
         Held,
+        Edited,
     }
 );
 

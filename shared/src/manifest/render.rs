@@ -45,6 +45,7 @@ impl InstanceSpec {
                     broker: section.broker,
                     ollama: section.ollama,
                     reads: section.reads,
+                    drift: section.drift,
                 })
             }
             Kind::Mosquitto => {

@@ -32,7 +32,7 @@ spec:
   ports:
     - {container: 1880, host: 18800}
   collectLogs: true
-  nodeRed: {flowSet: documents, broker: broker}
+  nodeRed: {flowSet: documents, broker: broker, drift: adopt}
 "#;
 
 fn errors(text: &str) -> String {

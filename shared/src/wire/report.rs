@@ -35,6 +35,7 @@ word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
+    Edited,
 });
 
 /// Cuts a name to what a report may carry.
