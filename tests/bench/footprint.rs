@@ -24,12 +24,12 @@ use std::{
 const FLOWFUSE: &str =
     "peers not run: FlowFuse device agent 4.2.1 and tedge-agent 2.0.0, measured before on a like machine";
 /// What the agent logs when the hub has welcomed it.
-const CONNECTED: &str = "connected to the hub";
+pub const CONNECTED: &str = "connected to the hub";
 const PROFILE: &str = "agent release-small, floor release";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that goes with the value.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -41,7 +41,7 @@ impl Drop for Running {
 impl Running {
     /// Starts it and waits for these words; gives the milliseconds from exec to them. Blocks: a child dies with the thread
     /// that started it, so this must be the main one.
-    fn start(mut command: Command, words: &'static str) -> anyhow::Result<(Self, f64)> {
+    pub fn start(mut command: Command, words: &'static str) -> anyhow::Result<(Self, f64)> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let begun = Instant::now();
         let mut child = command.spawn()?;
@@ -65,22 +65,30 @@ impl Running {
     }
 
     /// MiB of one line of the kernel's account of its memory.
-    fn memory(&self, of: &str) -> anyhow::Result<f64> {
+    pub fn memory(&self, of: &str) -> anyhow::Result<f64> {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0.id()))?;
         let line = rollup.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix(':'));
         let kib: f64 = line.and_then(|l| l.split_whitespace().next()).context("no such line")?.parse()?;
         Ok(kib / 1024.0)
     }
 
+    /// Bytes that it has made the kernel write to disks.
+    pub fn written(&self) -> anyhow::Result<f64> {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.0.id()))?;
+        let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+        Ok(line.context("no such line")?.parse()?)
+    }
+
     /// Seconds of CPU it has used.
-    fn cpu_s(&self) -> anyhow::Result<f64> {
+    pub fn cpu_s(&self) -> anyhow::Result<f64> {
         let used = cpu_s(self.0.id());
         ensure!(used > 0.0, "the process is gone");
         Ok(used)
     }
 }
 
-fn agent_command(agent: &TestAgent) -> Command {
+/// The agent as it ships, without a shell around it.
+pub fn agent_command(agent: &TestAgent) -> Command {
     let mut c = command(&binary("redforge-edge"));
     c.args(["run", "--state"]).arg(agent.state()).arg("--run-dir").arg(agent.dir().join("er"));
     c.envs(agent.env.iter().cloned());

@@ -3,10 +3,12 @@
 //! One file a subject; each measures in rounds that alternate with the limit program (`limits`, a crate of its own
 //! without a line of the project). Prints a table and writes `target/bench.json`. A limit that cannot be measured fails
 //! the run; a goal that is not reached is printed as such; a peer that cannot be had is "not run".
+mod busy;
 mod deploy;
 mod drain;
 mod footprint;
 mod ground;
+mod hot_deploy;
 mod ingest;
 mod outbox;
 mod pass;
@@ -31,7 +33,7 @@ struct Cli {
     /// Short slots and few rounds: for trying out, never for figures
     #[arg(long)]
     quick: bool,
-    /// Only these subjects: outbox, ingest, drain, pass, deploy, recall, footprint
+    /// Only these subjects: outbox, ingest, drain, pass, deploy, hot_deploy, recall, footprint, busy
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures go
@@ -59,7 +61,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         )*};
     }
-    subject!(outbox, ingest, drain, pass, deploy, recall, footprint);
+    subject!(outbox, ingest, drain, pass, deploy, hot_deploy, recall, footprint, busy);
     report.write(&cli.json, cli.quick)?;
     println!("{}", report.table(cli.quick));
     println!("{} s; figures in {}", begun.elapsed().as_secs(), cli.json.display());

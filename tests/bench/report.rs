@@ -63,7 +63,7 @@ impl Report {
         let of = |name: &str| valid.iter().filter_map(|r| r.measures.get(name).copied()).collect::<Vec<f64>>();
         let (values, limits) = (of(s.value), of(s.limit));
         let ratios: Vec<f64> = values.iter().zip(&limits).filter(|(_, l)| **l > 0.0).map(|(v, l)| v / l).collect();
-        let (value, limit) = (median(values.clone()), median(limits.clone()));
+        let (value, limit) = (median(values.clone()), (!limits.is_empty()).then(|| median(limits.clone())));
         let ratio = (!ratios.is_empty()).then(|| median(ratios.clone()));
         let decided =
             void == 0 || valid.iter().all(|r| !s.sync_bound || r.fdatasync_ms <= crate::rounds::VOID_ABOVE_MS);

@@ -15,6 +15,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is asked.
 const ASK: Duration = Duration::from_millis(20);
+/// How long a flow may take to answer one request.
+const ANSWER: Duration = Duration::from_millis(100);
 
 struct Engine(BufReader<UnixStream>);
 
@@ -116,11 +118,67 @@ pub fn container(socket: &Path, image: &str, port: u16) -> anyhow::Result<Value>
     Ok(json!({"seconds": answered?.as_secs_f64()}))
 }
 
+/// Milliseconds of giving a bare Node-RED other flows: from the request to the new flow's first answer.
+pub fn deploys(socket: &Path, image: &str, port: u16, times: usize) -> anyhow::Result<Value> {
+    let mut engine = Engine::connect(socket)?;
+    let made = engine.call("POST", "/containers/create", Some(&json!({"Image": image})))?;
+    let id = made["Id"].as_str().context("the engine gave no id")?.to_owned();
+    let took = start_and_ask(&mut engine, &id, port, Instant::now()).and_then(|_| {
+        let address = address_of(&mut engine, &id, port)?;
+        (0..=times).map(|n| deploy(address, n)).collect::<anyhow::Result<Vec<_>>>()
+    });
+    engine.call("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;
+    // The first one makes what the others change.
+    let (p50, p99) = p50_p99(took?.split_off(1));
+    Ok(json!({"p50_ms": p50, "p99_ms": p99}))
+}
+
+fn deploy(address: SocketAddr, n: usize) -> anyhow::Result<f64> {
+    let flows = json!([
+        {"id": "tab", "type": "tab", "label": "bench"},
+        {"id": "in", "type": "http in", "z": "tab", "url": "/version", "method": "get", "wires": [["text"]]},
+        {"id": "text", "type": "template", "z": "tab", "field": "payload", "fieldType": "msg", "format": "handlebars",
+         "syntax": "plain", "template": format!("version {n}."), "output": "str", "wires": [["out"]]},
+        {"id": "out", "type": "http response", "z": "tab", "wires": []},
+    ])
+    .to_string();
+    let length = flows.len();
+    let begun = Instant::now();
+    let post = format!(
+        "POST /flows HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Node-RED-Deployment-Type: flows\r\nContent-Length: {length}\r\n\r\n{flows}"
+    );
+    let (status, answer) = exchange(address, &post, PATIENCE)?;
+    if status >= 300 {
+        bail!("POST /flows: {status} {}", String::from_utf8_lossy(&answer));
+    }
+    let wanted = format!("version {n}.");
+    while begun.elapsed() < PATIENCE {
+        let get = "GET /version HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+        // A request that met the flow as it was stopped is never answered.
+        if exchange(address, get, ANSWER).is_ok_and(|(_, text)| text.starts_with(wanted.as_bytes())) {
+            return Ok(begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    bail!("the flows that were deployed did not answer within {} s", PATIENCE.as_secs())
+}
+
+fn exchange(address: SocketAddr, request: &str, patience: Duration) -> anyhow::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(request.as_bytes())?;
+    read_response(&mut BufReader::new(stream))
+}
+
+fn address_of(engine: &mut Engine, id: &str, port: u16) -> anyhow::Result<SocketAddr> {
+    let seen = engine.call("GET", &format!("/containers/{id}/json"), None)?;
+    let ip = seen["NetworkSettings"]["IPAddress"].as_str().unwrap_or_default();
+    format!("{ip}:{port}").parse().context("the container has no address")
+}
+
 fn start_and_ask(engine: &mut Engine, id: &str, port: u16, begun: Instant) -> anyhow::Result<Duration> {
     engine.call("POST", &format!("/containers/{id}/start"), None)?;
-    let seen = engine.call("GET", &format!("/containers/{id}/json"), None)?;
-    let ip = seen["NetworkSettings"]["IPAddress"].as_str().unwrap_or_default().to_owned();
-    let address: SocketAddr = format!("{ip}:{port}").parse().context("the container has no address")?;
+    let address = address_of(engine, id, port)?;
     // Nobody sends: receiving is how to wait without sleeping.
     let (_never, wait) = mpsc::channel::<()>();
     while begun.elapsed() < PATIENCE {

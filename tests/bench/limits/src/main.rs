@@ -29,6 +29,8 @@ enum Question {
     Observe { socket: PathBuf, label: String, path: String, times: usize },
     /// A container of this image from create until it answers on this port, then removed.
     Container { socket: PathBuf, image: String, port: u16 },
+    /// A bare Node-RED, given other flows so many times.
+    Deploys { socket: PathBuf, image: String, port: u16, times: usize },
 }
 
 fn answer(question: Question) -> anyhow::Result<serde_json::Value> {
@@ -41,6 +43,7 @@ fn answer(question: Question) -> anyhow::Result<serde_json::Value> {
         }
         Question::Observe { socket, label, path, times } => engine::observe(&socket, &label, &path, times),
         Question::Container { socket, image, port } => engine::container(&socket, &image, port),
+        Question::Deploys { socket, image, port, times } => engine::deploys(&socket, &image, port, times),
     }
 }
 
