@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use redforge_shared::{
     clock::Clock,
     error::Chain,
-    report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Sync},
+    report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Reason, Sync},
 };
 use sentence::{MINUTE, date, grouped, span};
 use std::{fmt::Write as _, path::Path, time::Duration};
@@ -161,8 +161,13 @@ fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
         if let Some(code) = i.exit_code.filter(|_| i.phase == Phase::Crashed) {
             let _ = write!(reason, " {code}");
         }
-        if !i.names.is_empty() {
+        if let Some(p) = i.preflight.as_ref().filter(|_| i.reason == Some(Reason::PreflightRefused)) {
+            let _ = write!(reason, " ({})", p.refusal());
+        } else if !i.names.is_empty() {
             let _ = write!(reason, " ({})", i.names.join(", "));
+        }
+        if let Some(step) = i.late {
+            let _ = write!(reason, " (out of time: {step})");
         }
         let phase = if view.running { i.phase.to_string() } else { "-".into() };
         let age = if view.running { span((view.at - i.changed_at).whole_seconds().max(0)) } else { "-".into() };

@@ -63,8 +63,13 @@ words!(
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
         Held,
         Edited,
+        PreflightRefused, DeadlineExceeded,
     }
 );
+
+pub mod preflight;
+
+use preflight::{ChangeStep, Preflight};
 
 /// One instance as its agent last saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +95,15 @@ pub struct InstanceStatus {
     /// Somebody at the site wants it left as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// What was found before the last change of this instance began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
+    /// The step of the change that ran out of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<ChangeStep>,
+    /// When the agent starts it again; only while it rests between two crashes.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub next_start_at: Option<OffsetDateTime>,
 }
 
 /// Somebody at the site wants something left as it is for a while.
@@ -149,6 +163,9 @@ impl InstanceStatus {
             cpu_limit_millicores: 0,
             messages_dropped: 0,
             hold: None,
+            preflight: None,
+            late: None,
+            next_start_at: None,
         }
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! No decisions, and no default that means a policy: an unknown enum in a report becomes `None` or `Unknown`, in desired
 //! state it is refused.
+mod preflight;
 mod record;
 mod report;
+
+pub use preflight::preflight;
 
 /// Generated from `proto/redforge/v1`.
 #[expect(

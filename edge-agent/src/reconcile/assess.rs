@@ -78,6 +78,9 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
         messages_dropped: g.dropped.or_else(|| Some(g.before?.messages_dropped)).unwrap_or(0),
         hold: None,
+        preflight: None,
+        late: None,
+        next_start_at: None,
     }
 }
 

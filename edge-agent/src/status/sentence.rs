@@ -1,6 +1,6 @@
 //! The first line of `redforge-edge status`, and numbers and spans as people read them. Pure.
 use crate::page::StatusView;
-use redforge_shared::report::{Health, InstanceStatus, Phase, Reason, Sync};
+use redforge_shared::report::{Health, InstanceStatus, Phase, Reason, Sync, preflight::Preflight};
 use std::fmt::Write as _;
 use time::{OffsetDateTime, macros::format_description};
 
@@ -114,6 +114,10 @@ fn trouble(view: &StatusView) -> Option<String> {
                 }
                 Some(i) if reason == Reason::WaitingForSession => {
                     format!("{} waits for the agent's first session at broker {}", i.name, i.names.join(", "))
+                }
+                Some(i) if reason == Reason::PreflightRefused => {
+                    let why = i.preflight.as_ref().map(Preflight::refusal).unwrap_or_default();
+                    format!("{} cannot be changed as wished, what runs goes on: {why}", i.name)
                 }
                 Some(i) if i.phase == Phase::Crashed => {
                     let code = i.exit_code.map_or(String::new(), |c| format!(", exit code {c}"));

@@ -3,7 +3,10 @@ use crate::{
     output::{Cell, Listing, Tone, cell, toned},
     words,
 };
-use redforge_shared::{standin, wire::pb};
+use redforge_shared::{
+    standin,
+    wire::{self, pb},
+};
 use serde_json::{Value, json};
 
 fn tone(word: &str) -> Tone {
@@ -33,11 +36,18 @@ fn why(reason: i32, names: &[String]) -> String {
     if names.is_empty() { reason } else { format!("{reason}: {}", names.join(", ")) }
 }
 
-/// Who holds an instance at its site, until when and why; else the reason of its status.
+/// The reason of its status, with what ran out of time and the numbers of what did not fit; and who holds it at its site.
 fn instance_why(s: &pb::InstanceStatus) -> String {
-    let Some(h) = &s.hold else { return why(s.reason, &s.names) };
+    let mut text = why(s.reason, &s.names);
+    if let Some(p) = s.preflight.as_ref().filter(|_| s.reason() == pb::StatusReason::PreflightRefused) {
+        text = format!("{}: {}", words::reason(s.reason), wire::preflight(p).map(|p| p.refusal()).unwrap_or_default());
+    }
+    if s.late != 0 {
+        text = format!("{text} (out of time: {})", words::step(s.late));
+    }
+    let Some(h) = &s.hold else { return text };
     let held = format!("held by {} until {}: {}", h.by, words::time(h.until.as_ref()), h.reason);
-    if s.reason == i32::from(pb::StatusReason::Held) { held } else { format!("{}; {held}", why(s.reason, &s.names)) }
+    if s.reason == i32::from(pb::StatusReason::Held) { held } else { format!("{text}; {held}") }
 }
 
 fn hold_json(h: &pb::Hold) -> Value {
@@ -130,7 +140,7 @@ pub fn instance_parts(name: &str) -> (&str, &str) {
 pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
     let mut head = vec!["HOST", "NAME", "KIND", "PHASE", "HEALTH", "SYNC", "REVISION", "REPORTED", "REASON"];
     if wide {
-        head.extend(["IMAGE", "MEMORY", "CPU", "RESTARTS", "CONTAINER"]);
+        head.extend(["IMAGE", "MEMORY", "CPU", "RESTARTS", "CONTAINER", "PREFLIGHT"]);
     }
     let row = |i: &pb::Instance| {
         let (host, name) = instance_parts(&i.name);
@@ -155,6 +165,7 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
                 cell(if s.cpu_limit_millicores == 0 { String::new() } else { format!("{}m", s.cpu_limit_millicores) }),
                 cell(s.restarts.to_string()),
                 cell(s.container_id.chars().take(12).collect::<String>()),
+                cell(s.preflight.as_ref().map(|p| words::verdict(p.verdict)).unwrap_or_default()),
             ]);
         }
         row
@@ -201,9 +212,19 @@ fn instance_json(i: &pb::Instance) -> Value {
                "reason": words::reason(s.reason), "names": s.names, "containerId": s.container_id,
                "restarts": s.restarts, "exitCode": s.exit_code, "changedAt": words::time(s.changed_at.as_ref()),
                "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
-               "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json)})
+               "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json),
+               "preflight": s.preflight.as_ref().map(preflight_json), "late": words::step(s.late),
+               "nextStartAt": words::time(s.next_start_at.as_ref())})
     });
     object
+}
+
+fn preflight_json(p: &pb::Preflight) -> Value {
+    let finding = |f: &pb::PreflightFinding| {
+        json!({"check": words::check(f.check), "verdict": words::verdict(f.verdict), "needed": f.needed,
+               "available": f.available, "names": f.names})
+    };
+    json!({"verdict": words::verdict(p.verdict), "findings": p.findings.iter().map(finding).collect::<Vec<_>>()})
 }
 
 /// Sites.

@@ -31,6 +31,9 @@ words! {
     sync: Sync, "SYNC_";
     phase: Phase, "PHASE_";
     reason: StatusReason, "STATUS_REASON_";
+    verdict: PreflightVerdict, "PREFLIGHT_VERDICT_";
+    check: PreflightCheck, "PREFLIGHT_CHECK_";
+    step: ChangeStep, "CHANGE_STEP_";
 }
 
 /// vector, log, event, measurement.

@@ -322,6 +322,9 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         cpu_limit_millicores: 0,
         messages_dropped: 0,
         hold: None,
+        preflight: None,
+        late: None,
+        next_start_at: None,
     };
     let status = HostStatus {
         generation,

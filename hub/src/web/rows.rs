@@ -1,9 +1,9 @@
 //! Resources as the page's rows: chips of icon, word and colour. What is old is never shown as good.
 use redforge_shared::{
     record::RecordClass,
-    report::{Health, Link, Phase, Reason, Sync},
+    report::{Health, Link, Phase, Reason, Sync, preflight::ChangeStep},
     standin,
-    wire::{from_timestamp, pb},
+    wire::{self, from_timestamp, pb},
 };
 use std::collections::BTreeMap;
 use time::{OffsetDateTime, macros::format_description};
@@ -77,13 +77,19 @@ fn reason(reason: i32, names: &[String]) -> String {
     if names.is_empty() { word.into() } else { format!("{word}: {}", names.join(", ")) }
 }
 
-/// Who holds an instance at its site, until when and why; else the reason of its status.
+/// The reason of its status, with what ran out of time and the numbers of what did not fit; and who holds it at its site.
 fn instance_reason(s: &pb::InstanceStatus) -> String {
-    let own = reason(s.reason, &s.names);
-    let Some(h) = &s.hold else { return own };
+    let mut text = reason(s.reason, &s.names);
+    if let Some(p) = s.preflight.as_ref().filter(|_| s.reason() == pb::StatusReason::PreflightRefused) {
+        text = format!("PreflightRefused: {}", wire::preflight(p).map(|p| p.refusal()).unwrap_or_default());
+    }
+    if let Some(step) = ChangeStep::from_wire(s.late) {
+        text = format!("{text} (out of time: {step})");
+    }
+    let Some(h) = &s.hold else { return text };
     let until = at(h.until.as_ref()).map(clock_time).unwrap_or_default();
     let held = format!("held by {} until {until}: {}", h.by, h.reason);
-    if Reason::from_wire(s.reason) == Some(Reason::Held) { held } else { format!("{own}; {held}") }
+    if Reason::from_wire(s.reason) == Some(Reason::Held) { held } else { format!("{text}; {held}") }
 }
 
 fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {

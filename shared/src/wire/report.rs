@@ -1,10 +1,12 @@
 //! Status words, facts and reports on the wire. Unknown enum values of a newer peer become `Unknown` or `None`.
-use super::{InvalidMessage, from_timestamp, pb, timestamp};
+use super::{InvalidMessage, from_timestamp, pb, preflight::preflight, timestamp};
 use crate::{
     ids::Name,
     report::{
         Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
-        MAX_NAMES, Phase, Reason, Sync, printable,
+        MAX_NAMES, Phase, Reason, Sync,
+        preflight::{ChangeStep, Check, Verdict},
+        printable,
     },
 };
 
@@ -36,7 +38,12 @@ word!(Reason, StatusReason, {
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
     Edited,
+    PreflightRefused, DeadlineExceeded,
 });
+
+word!(Verdict, PreflightVerdict, { Fits, FitsAfterCleanUp, Refused });
+word!(Check, PreflightCheck, { Disk, Memory, Port, Subnet, Architecture, Secret });
+word!(ChangeStep, ChangeStep, { Pull, Start, Healthy, HotDeploy });
 
 /// Cuts a name to what a report may carry.
 fn bounded(name: &str) -> String {
@@ -70,6 +77,9 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             cpu_limit_millicores: s.cpu_limit_millicores,
             messages_dropped: s.messages_dropped,
             hold: s.hold.as_ref().map(Into::into),
+            preflight: s.preflight.as_ref().map(Into::into),
+            late: s.late.map_or(0, |l| pb::ChangeStep::from(l).into()),
+            next_start_at: s.next_start_at.map(timestamp),
         }
     }
 }
@@ -120,6 +130,9 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             cpu_limit_millicores: s.cpu_limit_millicores,
             messages_dropped: s.messages_dropped,
             hold: s.hold.map(Hold::try_from).transpose().map_err(|e| e.within("hold"))?,
+            preflight: s.preflight.as_ref().and_then(preflight),
+            late: ChangeStep::from_wire(s.late),
+            next_start_at: s.next_start_at.as_ref().map(|t| from_timestamp("next_start_at", Some(t))).transpose()?,
         })
     }
 }

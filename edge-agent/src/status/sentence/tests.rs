@@ -72,6 +72,9 @@ fn instance(name: &str) -> InstanceStatus {
         cpu_limit_millicores: 0,
         messages_dropped: 0,
         hold: None,
+        preflight: None,
+        late: None,
+        next_start_at: None,
     }
 }
 
