@@ -25,7 +25,14 @@ use redforge_shared::{
     ids::{Digest, HostId, Name},
     report::{Health, HostStatus, Phase, Sync},
 };
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use trial::Trials;
@@ -49,6 +56,8 @@ mod trial;
 const TICK: Duration = Duration::from_secs(10);
 /// Wait while something is under way; grows towards [`TICK`] while nothing changes.
 const SOON: Duration = Duration::from_millis(500);
+/// Longest wait while bytes come in: what is told of them is no older.
+const WATCHING: Duration = Duration::from_secs(2);
 /// Wait after something moved: what follows from it is planned at once.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// After a hint from the engine, so that a burst of them costs one pass.
@@ -109,6 +118,8 @@ pub struct Reconciler {
     trials: Trials,
     doors: Doors,
     status: watch::Sender<HostStatus>,
+    /// When a fetch's progress was last told.
+    told: Mutex<Option<OffsetDateTime>>,
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
     /// Why the last pass failed.
@@ -122,6 +133,8 @@ pub enum Pace {
     Changed,
     /// Something was done or is being waited for.
     UnderWay,
+    /// Bytes come in, and how many is told.
+    Fetching,
     /// All is as it shall be, or as it will stay until somebody acts.
     Settled,
 }
@@ -162,6 +175,7 @@ impl Reconciler {
             trials: Trials::default(),
             doors: Doors::default(),
             status: watch::Sender::new(nothing),
+            told: Mutex::default(),
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
             trouble: None,
@@ -199,6 +213,7 @@ impl Reconciler {
             wait = match pace {
                 Pace::Changed => AT_ONCE,
                 Pace::UnderWay => (wait * 3 / 2).clamp(SOON, TICK),
+                Pace::Fetching => (wait * 3 / 2).clamp(SOON, WATCHING),
                 Pace::Settled => TICK,
             };
             let events_now = events.get_or_insert_with(|| self.deps.runtime.events(self.deps.host));
@@ -308,9 +323,11 @@ impl Reconciler {
         self.remember_doors(&view);
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
+        let fetching = status.instances.iter().any(|i| i.progress.is_some());
         let moved = faults.is_empty() && steps.iter().any(plan::Step::moves);
         Ok(match (changed || moved, steps.is_empty() && !coming_up) {
             (true, _) => Pace::Changed,
+            (false, _) if fetching => Pace::Fetching,
             (false, false) => Pace::UnderWay,
             (false, true) => Pace::Settled,
         })
@@ -359,7 +376,7 @@ impl Reconciler {
 
     /// Reads flow sets that have arrived. A damaged one is removed: planning then wants it again.
     async fn read_flow_sets(&mut self, state: &DesiredState) {
-        let needed: Vec<Digest> = state.instances.iter().flat_map(|i| i.blobs()).collect();
+        let needed: Vec<Digest> = state.instances.iter().filter_map(|i| i.flow_set()).collect();
         self.flow_sets.retain(|d, _| needed.contains(d));
         for digest in needed {
             if self.flow_sets.contains_key(&digest) {

@@ -2,7 +2,7 @@
 //!
 //! Step of the flow down: `reconcile` observes and acts through this trait only. It knows nothing of desired states,
 //! kinds or files' content; every object it makes carries the labels of [`labels`], and it never touches one without.
-use crate::runtime::names::Names;
+use crate::runtime::{meter::Meter, names::Names};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use redforge_shared::{
@@ -20,6 +20,7 @@ use std::{
 
 pub mod docker;
 pub mod fake;
+pub mod meter;
 pub mod names;
 
 /// Labels of every object that is ours.
@@ -388,8 +389,8 @@ pub trait Runtime: Send + Sync {
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>>;
     /// The image if it is on the host.
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
-    /// The image; fetched from its registry when it is not on the host.
-    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>>;
+    /// The image; fetched from its registry when it is not on the host. The meter is told how far that is.
+    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
     /// A container's output from the whole second `since_s` (since 1970) on, and on; ends with the container.
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>>;
     /// Fires when something of this host may have changed. A hint: it carries nothing and may be lost.

@@ -169,7 +169,14 @@ fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
         if let Some(step) = i.late {
             let _ = write!(reason, " (out of time: {step})");
         }
-        let phase = if view.running { i.phase.to_string() } else { "-".into() };
+        let phase = match &i.progress {
+            _ if !view.running => "-".into(),
+            Some(p) => format!("{} {p}", i.phase),
+            None => i.phase.to_string(),
+        };
+        if let Some(p) = i.progress.as_ref().filter(|_| i.names.is_empty()) {
+            let _ = write!(reason, " ({})", p.what);
+        }
         let age = if view.running { span((view.at - i.changed_at).whole_seconds().max(0)) } else { "-".into() };
         rows.push(vec![
             i.name.to_string(),

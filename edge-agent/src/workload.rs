@@ -143,7 +143,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
     match &spec.workload {
         Workload::NodeRed(w) => node_red::render(spec, w, around, &mut rendered)?,
         Workload::Mosquitto(w) => mosquitto::render(spec, w, around, &mut rendered),
-        Workload::Ollama(_) => ollama::render(&mut rendered),
+        Workload::Ollama(w) => ollama::render(w, &mut rendered),
         Workload::Container(w) => container::render(w, image, &mut rendered),
     }
     for files in rendered.config.iter().chain(&rendered.live) {

@@ -41,6 +41,9 @@ pub struct InstanceSpec {
     pub name: Name,
     /// Image reference as the operator wrote it.
     pub image: String,
+    /// The image as the hub holds it; none = the engine has it, or a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_artifact: Option<ImageArtifact>,
     pub workload: Workload,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -170,11 +173,49 @@ impl Default for Mosquitto {
     }
 }
 
+/// An image that the hub can hand out: a tar as `docker save` writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageArtifact {
+    /// Of the tar.
+    pub tar: Blob,
+    /// What the engine calls the image once it is loaded: `sha256:` and 64 hex digits.
+    pub image_id: String,
+}
+
+/// A blob that the hub can hand out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blob {
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
 /// An Ollama server and the models it must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ollama {
     pub models: Vec<Model>,
+    /// Tokens of context; none = the server's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
+    /// How long a model stays in memory after its last use, as Ollama writes it; none = the server's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<String>,
+    /// Requests that a model answers at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel: Option<u16>,
+    /// Models in memory at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_loaded_models: Option<u16>,
+    /// Remove every model that is not declared, also those that a person put there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prune: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(b: &bool) -> bool {
+    !b
 }
 
 /// A model by name and content.
@@ -185,6 +226,12 @@ pub struct Model {
     pub name: String,
     /// What `/api/tags` must say.
     pub digest: Digest,
+    /// Load it into memory, and keep it there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preload: bool,
+    /// The model as the hub holds it, its manifest first; empty = the server pulls it by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<Blob>,
 }
 
 /// Any container.
@@ -313,6 +360,7 @@ impl InstanceSpec {
         Self {
             name,
             image: image.into(),
+            image_artifact: None,
             workload,
             env: BTreeMap::new(),
             resources: Resources::default(),
@@ -331,12 +379,21 @@ impl InstanceSpec {
         Digest::of(&bytes)
     }
 
-    /// Digests of the blobs that must be on the host before the instance can run as desired.
-    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+    /// The flow set that must be on the host before the instance can run as desired.
+    pub fn flow_set(&self) -> Option<Digest> {
         match &self.workload {
             Workload::NodeRed(n) => n.flow_set,
-            Workload::Mosquitto(_) | Workload::Ollama(_) | Workload::Container(_) => None,
+            _ => None,
         }
-        .into_iter()
+    }
+
+    /// Digests of everything that the hub may hand out for this instance.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        let models = match &self.workload {
+            Workload::Ollama(o) => o.models.as_slice(),
+            _ => &[],
+        };
+        let image = self.image_artifact.iter().map(|i| i.tar.digest);
+        self.flow_set().into_iter().chain(image).chain(models.iter().flat_map(|m| &m.blobs).map(|b| b.digest))
     }
 }

@@ -9,8 +9,8 @@ mod render;
 mod yaml;
 
 use crate::{
-    desired::{Drift, Model, Probe, Protocol, Volume},
-    ids::Name,
+    desired::{Drift, Probe, Protocol, Volume},
+    ids::{Digest, Name},
     policy::Policy,
     units::{Bytes, Millicores},
 };
@@ -296,6 +296,37 @@ pub struct Ollama {
     /// Models that must be there, each by name and digest.
     #[serde(default)]
     pub models: Vec<Model>,
+    /// Tokens of context that every model is loaded with, 256 to 1048576. Default: Ollama's own choice, which depends on
+    /// the memory of the graphics card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
+    /// How long a model stays in memory after its last use: 90s, 5m, 24h, 0 (not at all) or -1 (for ever). Default:
+    /// Ollama's own, 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<String>,
+    /// Requests that a model answers at once, 1 to 64; each takes the memory of one context. Default: Ollama's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel: Option<u16>,
+    /// Models in memory at once, 1 to 64. Default: Ollama's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_loaded_models: Option<u16>,
+    /// Remove every model that is not declared, also those that a person put there. Default false: only models that this
+    /// host's agent brought are removed once nothing declares them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub prune: bool,
+}
+
+/// A model by name and content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Model {
+    /// Ollama's name, with or without a tag (`latest`).
+    pub name: String,
+    /// Digest of the model as `ollama list` and `/api/tags` show it, all 64 hex digits: what the name must mean.
+    pub digest: Digest,
+    /// Load it into memory once it is there, and keep it there. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preload: bool,
 }
 
 /// Any container.

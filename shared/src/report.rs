@@ -10,6 +10,10 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+mod progress;
+
+pub use progress::Progress;
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident),+ $(,)? }) => {
         $(#[$doc])*
@@ -60,10 +64,8 @@ words!(
     Reason {
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
-        StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced,
-        Held,
-        Edited,
-        PreflightRefused, DeadlineExceeded,
+        StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held, Edited, PreflightRefused,
+        DeadlineExceeded, BlobDamaged,
     }
 );
 
@@ -104,6 +106,9 @@ pub struct InstanceStatus {
     /// When the agent starts it again; only while it rests between two crashes.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub next_start_at: Option<OffsetDateTime>,
+    /// What is being fetched for the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// Somebody at the site wants something left as it is for a while.
@@ -166,6 +171,7 @@ impl InstanceStatus {
             preflight: None,
             late: None,
             next_start_at: None,
+            progress: None,
         }
     }
 }

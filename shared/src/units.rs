@@ -114,6 +114,18 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// An amount of bytes for people: `12 B`, `1.5 KiB`, `5.0 GiB`.
+pub fn human_bytes(b: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = b as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{b} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
 /// A text, or a number that is read as its text.
 struct Written(String);
 

@@ -20,7 +20,7 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, Ollama, Workload},
     ids::Digest,
-    report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Reason, Sync},
+    report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync},
     standin,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -81,7 +81,26 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         preflight: None,
         late: None,
         next_start_at: None,
+        progress: progress(g),
     }
+}
+
+/// What is being fetched for it, and how far that is.
+fn progress(g: &Glance<'_>) -> Option<Progress> {
+    let image = &g.spec.image;
+    if let Some((done_bytes, total_bytes)) = g.jobs.progress(&job_key::image(image)) {
+        return Some(Progress { what: bounded(image.clone()), done_bytes, total_bytes });
+    }
+    let Workload::Ollama(w) = &g.spec.workload else { return None };
+    let mut running: Vec<(&str, (u64, u64))> = Vec::new();
+    for model in &w.models {
+        let read = g.jobs.progress(&job_key::model(&g.spec.name, &model.name));
+        running.extend(read.map(|read| (model.name.as_str(), read)));
+    }
+    let what = running.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let sum = |(d, t): (u64, u64), (_, (done, total)): &(&str, (u64, u64))| (d + done, t + total);
+    let (done_bytes, total_bytes) = running.iter().fold((0, 0), sum);
+    (!running.is_empty()).then(|| Progress { what: bounded(what), done_bytes, total_bytes })
 }
 
 /// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.

@@ -2,12 +2,12 @@
 //!
 //! A fetch that failed is tried again after a pause, for ever. Which jobs are wanted is planned, not decided here.
 use crate::{
-    runtime::{ImageSeen, Runtime, RuntimeError},
+    runtime::{ImageSeen, Runtime, RuntimeError, meter::Meter},
     workload::ollama::{self, ModelState, PullError},
 };
 use redforge_shared::{desired::Model, error::Chain, report::Reason};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -63,7 +63,7 @@ pub struct Jobs {
     tasks: JoinSet<()>,
     out: mpsc::UnboundedSender<Outcome>,
     ended: mpsc::UnboundedReceiver<Outcome>,
-    running: BTreeSet<String>,
+    running: BTreeMap<String, Arc<Meter>>,
     failed: BTreeMap<String, (Instant, Reason)>,
     done: Arc<Notify>,
 }
@@ -71,7 +71,7 @@ pub struct Jobs {
 impl Default for Jobs {
     fn default() -> Self {
         let (out, ended) = mpsc::unbounded_channel();
-        let (tasks, running, failed) = (JoinSet::new(), BTreeSet::new(), BTreeMap::new());
+        let (tasks, running, failed) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new());
         Self { tasks, out, ended, running, failed, done: Arc::default() }
     }
 }
@@ -83,7 +83,12 @@ impl Jobs {
     }
 
     pub fn is_running(&self, key: &str) -> bool {
-        self.running.contains(key)
+        self.running.contains_key(key)
+    }
+
+    /// How far this job is: bytes that are there and bytes in all; none while nothing is known.
+    pub fn progress(&self, key: &str) -> Option<(u64, u64)> {
+        self.running.get(key).map(|meter| meter.read()).filter(|read| *read != (0, 0))
     }
 
     /// Why this fetch failed lately.
@@ -94,21 +99,21 @@ impl Jobs {
     /// Jobs that must not be begun now.
     pub fn busy(&self) -> BTreeSet<String> {
         let resting = self.failed.iter().filter(|(_, (at, _))| at.elapsed() < PAUSE).map(|(k, _)| k.clone());
-        self.running.iter().cloned().chain(resting).collect()
+        self.running.keys().cloned().chain(resting).collect()
     }
 
     /// Begins to fetch an image, unless it is under way.
     pub fn image(&mut self, key: String, runtime: Arc<dyn Runtime>, reference: String) {
-        self.begin(key, async move {
-            let image = runtime.resolve_image(&reference).await.map_err(JobError::Image)?;
+        self.begin(key, async move |meter| {
+            let image = runtime.resolve_image(&reference, &meter).await.map_err(JobError::Image)?;
             Ok(Brought::Image { reference, image })
         });
     }
 
     /// Begins to pull a model, unless it is under way.
     pub fn model(&mut self, key: String, address: IpAddr, model: Model) {
-        self.begin(key, async move {
-            ollama::pull(address, &model.name).await.map_err(JobError::Model)?;
+        self.begin(key, async move |meter| {
+            ollama::pull(address, &model.name, &meter).await.map_err(JobError::Model)?;
             let held = ollama::models(address).await.map_err(|e| JobError::Model(e.into()))?;
             match ollama::state(&model, &held) {
                 ModelState::Right => Ok(Brought::Model),
@@ -119,15 +124,19 @@ impl Jobs {
 
     /// Begins to end a container, unless that is under way.
     pub fn stop(&mut self, key: String, runtime: Arc<dyn Runtime>, container: String) {
-        self.begin(key, async move {
+        self.begin(key, async move |_| {
             runtime.stop_container(&container).await.map_err(JobError::Stop)?;
             Ok(Brought::Stopped)
         });
     }
 
-    fn begin(&mut self, key: String, job: impl Future<Output = Result<Brought, JobError>> + Send + 'static) {
-        if self.running.insert(key.clone()) {
-            let (done, out) = (self.done.clone(), self.out.clone());
+    fn begin<F>(&mut self, key: String, job: impl FnOnce(Arc<Meter>) -> F)
+    where
+        F: Future<Output = Result<Brought, JobError>> + Send + 'static,
+    {
+        if let Entry::Vacant(place) = self.running.entry(key.clone()) {
+            let meter = place.insert(Arc::default()).clone();
+            let (done, out, job) = (self.done.clone(), self.out.clone(), job(meter));
             self.tasks.spawn(async move {
                 // Nobody listens only when the reconciler is gone.
                 drop(out.send((key, job.await)));

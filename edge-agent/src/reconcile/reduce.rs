@@ -39,7 +39,7 @@ pub fn desired(
             (None, true) => Blueprint::Unmet,
             (None, false) => Blueprint::NoImage,
         },
-        flow_set: spec.blobs().next(),
+        flow_set: spec.flow_set(),
         waits: waits.get(&spec.name).cloned(),
     };
     plan::Desired {

@@ -19,7 +19,11 @@ use redforge_shared::{
     desired::{InstanceSpec, Workload},
     report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
 };
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, sync::PoisonError};
+use time::Duration;
+
+/// Shortest time between two reports that differ only in how far a fetch is.
+const PROGRESS_PAUSE: Duration = Duration::seconds(1);
 
 impl Reconciler {
     /// Containers that do what their spec asks for, and have for a while.
@@ -146,7 +150,41 @@ impl Reconciler {
         let wanted = |c: &ContainerSeen| view.chosen.state.instance(c.instance.as_str()).is_some();
         let leaving = view.seen.containers.iter().any(|c| !wanted(c));
         let status = reduce::host_status(&view.accepted, instances, leaving);
-        Ok(self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status))
+        Ok(self.publish(status))
+    }
+
+    /// Replaces the status; says whether it is another than before. How far a fetch is changes at every look: that alone
+    /// is told once a second at most, and calls for no pass.
+    fn publish(&self, mut status: HostStatus) -> bool {
+        let before = self.status.borrow().clone();
+        let now = self.deps.clock.now();
+        let mut told_at = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back must not keep it quiet.
+        let due = told_at.is_none_or(|at| !(at..at + PROGRESS_PAUSE).contains(&now));
+        if !due {
+            for i in &mut status.instances {
+                let told = before.instances.iter().find(|b| b.name == i.name).and_then(|b| b.progress.as_ref());
+                if let (Some(told), Some(now)) = (told, &mut i.progress)
+                    && told.what == now.what
+                {
+                    now.clone_from(told);
+                }
+            }
+        }
+        if before == status {
+            return false;
+        }
+        if status.instances.iter().any(|i| i.progress.is_some()) && due {
+            *told_at = Some(now);
+        }
+        let plain = |s: &HostStatus| {
+            let mut s = s.clone();
+            s.instances.iter_mut().for_each(|i| i.progress = None);
+            s
+        };
+        let news = plain(&before) != plain(&status);
+        self.status.send_replace(status);
+        news
     }
 
     /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.

@@ -8,6 +8,7 @@ use redforge_shared::{
     policy::Policy,
     report::{InstanceStatus, Reason},
 };
+use std::collections::BTreeSet;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
@@ -360,4 +361,34 @@ proptest! {
             assert_eq!(theirs(&engine), before);
         });
     }
+}
+
+/// A pull of a large image looks at its bytes many times a second; a report is for people.
+#[tokio::test]
+async fn how_far_a_pull_is_reaches_the_status_once_a_second_and_ends_with_the_pull() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let clock = Arc::new(ManualClock::new(time::OffsetDateTime::UNIX_EPOCH));
+    agent.reconciler.deps.clock = clock.clone();
+    engine.send_image("large:1", 100, 1000);
+    agent.want(vec![spec("a", "large:1", Workload::Container(Container::default()))]).await;
+    agent.passes(2).await;
+    let progress = |a: &Agent| a.status("a").progress.map(|p| (p.what, p.done_bytes, p.total_bytes));
+    assert_eq!(progress(&agent), Some(("large:1".into(), 100, 1000)));
+    assert_eq!(agent.status("a").phase, Phase::Pulling);
+    let since = agent.status("a").changed_at;
+    let mut told = BTreeSet::new();
+    for step in 1..40_u64 {
+        engine.send_image("large:1", 100 + step, 1000);
+        agent.passes(1).await;
+        assert_ne!(agent.reconciler.pass().await, Pace::Changed, "progress alone calls for no pass");
+        told.extend(progress(&agent));
+        clock.advance(Duration::from_millis(100));
+    }
+    // 40 looks in 4 seconds.
+    assert!((3..=5).contains(&told.len()), "{told:?}");
+    assert_eq!(agent.status("a").changed_at, since, "more bytes are no other state");
+    engine.send_image("large:1", 1, 1);
+    agent.passes(6).await;
+    assert_eq!((agent.status("a").phase, progress(&agent)), (Phase::Running, None));
 }

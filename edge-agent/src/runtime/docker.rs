@@ -4,7 +4,7 @@
 //! same request may succeed later. It decides nothing about instances.
 use crate::runtime::{
     Boxed, Cause, ContainerSpec, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place, Runtime,
-    RuntimeError, Signal, VolumePurpose, labels, names::Names,
+    RuntimeError, Signal, VolumePurpose, labels, meter::Meter, names::Names,
 };
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
 use bytes::Bytes;
@@ -215,8 +215,8 @@ impl Runtime for Docker {
         self.local_image(reference).boxed()
     }
 
-    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>> {
-        self.local_or_pulled(reference).boxed()
+    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+        self.local_or_pulled(reference, meter).boxed()
     }
 
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>> {

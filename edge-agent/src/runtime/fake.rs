@@ -4,7 +4,7 @@
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
     Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine,
-    Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, names::Names,
+    Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{HostId, Name};
@@ -29,6 +29,8 @@ struct World {
     volumes: BTreeMap<String, (HostId, VolumeSeen)>,
     files: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     images: BTreeMap<String, ImageSeen>,
+    /// Images that a registry is sending, and how far it is.
+    coming: BTreeMap<String, (u64, u64)>,
     /// Names that objects without our label bear.
     foreign: BTreeSet<String>,
     taken_subnets: BTreeSet<String>,
@@ -89,6 +91,18 @@ impl FakeRuntime {
     pub fn retag(&self, reference: &str, id: &str) {
         let seen = ImageSeen { id: id.into(), ..ImageSeen::default() };
         self.world().images.insert(reference.into(), seen);
+    }
+
+    /// A registry has so much of the image sent; whole when both are equal.
+    pub fn send_image(&self, reference: &str, done: u64, total: u64) {
+        let mut world = self.world();
+        if done == total {
+            world.coming.remove(reference);
+            let seen = ImageSeen { id: format!("sha256:{reference}"), ..ImageSeen::default() };
+            world.images.insert(reference.into(), seen);
+        } else {
+            world.coming.insert(reference.into(), (done, total));
+        }
     }
 
     /// Containers of this reference's image end by themselves at once, or no longer do.
@@ -379,10 +393,20 @@ impl Runtime for FakeRuntime {
         ready(Ok(self.world().images.get(reference).cloned()))
     }
 
-    fn resolve_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<ImageSeen>> {
-        let found = self.world().images.get(reference).cloned();
-        let missing = || RuntimeError::ImageMissing { reference: reference.into(), source: "no registry".into() };
-        ready(found.ok_or_else(missing))
+    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+        Box::pin(async move {
+            loop {
+                let (found, coming) = {
+                    let world = self.world();
+                    (world.images.get(reference).cloned(), world.coming.get(reference).copied())
+                };
+                let missing =
+                    || RuntimeError::ImageMissing { reference: reference.into(), source: "no registry".into() };
+                let Some((done, total)) = coming else { return found.ok_or_else(missing) };
+                meter.part("all", done, total);
+                tokio::task::yield_now().await;
+            }
+        })
     }
 
     fn logs(&self, _container: &str, _since_s: i64) -> BoxStream<'static, Done<LogLine>> {

@@ -3,8 +3,9 @@ use super::{
     Rendered,
     http::{self, HttpError},
 };
+use crate::runtime::meter::Meter;
 use http_body_util::BodyExt;
-use redforge_shared::desired::Model;
+use redforge_shared::desired::{Model, Ollama};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 /// Where Ollama listens.
@@ -14,11 +15,18 @@ const PULL_SILENCE: Duration = Duration::from_secs(120);
 /// Longest line of a pull's progress.
 const LINE_LIMIT: usize = 64 * 1024;
 
-pub(super) fn render(rendered: &mut Rendered) {
+pub(super) fn render(spec: &Ollama, rendered: &mut Rendered) {
     let env = &mut rendered.container.env;
     env.insert("OLLAMA_HOST".into(), format!("0.0.0.0:{PORT}"));
     // Nothing that a flow sends may leave the host through the server.
     env.insert("OLLAMA_NO_CLOUD".into(), "1".into());
+    let settings = [
+        ("OLLAMA_CONTEXT_LENGTH", spec.context_length.map(|n| n.to_string())),
+        ("OLLAMA_KEEP_ALIVE", spec.keep_alive.clone()),
+        ("OLLAMA_NUM_PARALLEL", spec.num_parallel.map(|n| n.to_string())),
+        ("OLLAMA_MAX_LOADED_MODELS", spec.max_loaded_models.map(|n| n.to_string())),
+    ];
+    env.extend(settings.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
     rendered.container.stop_timeout_s = 30;
 }
 
@@ -75,12 +83,16 @@ pub enum PullError {
 }
 
 /// Has the server fetch a model, and waits until it says so.
-pub async fn pull(address: IpAddr, model: &str) -> Result<(), PullError> {
+/// The meter is told how far it is.
+pub async fn pull(address: IpAddr, model: &str, meter: &Meter) -> Result<(), PullError> {
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
     struct Progress {
         status: String,
         error: Option<String>,
+        digest: Option<String>,
+        total: u64,
+        completed: u64,
     }
     let body = serde_json::json!({ "model": model, "name": model, "stream": true });
     let response = http::send(address, PORT, hyper::Method::POST, "/api/pull", &[], Some(&body)).await?;
@@ -91,7 +103,10 @@ pub async fn pull(address: IpAddr, model: &str) -> Result<(), PullError> {
         let Ok(data) = frame.map_err(|_| PullError::Cut)?.into_data() else { continue };
         for byte in data {
             if byte == b'\n' {
-                last = serde_json::from_slice(&line).unwrap_or_default();
+                last = serde_json::from_slice::<Progress>(&line).unwrap_or_default();
+                if let Some(digest) = &last.digest {
+                    meter.part(digest, last.completed, last.total);
+                }
                 line.clear();
             } else if line.len() < LINE_LIMIT {
                 line.push(byte);
@@ -119,7 +134,8 @@ mod tests {
     #[test]
     fn a_model_is_right_only_with_its_declared_digest() {
         let digest = "aa".repeat(32);
-        let model = Model { name: "m".into(), digest: digest.parse().expect("a digest") };
+        let model =
+            Model { name: "m".into(), digest: digest.parse().expect("a digest"), preload: false, blobs: vec![] };
         let held = |name: &str, digest: &str| BTreeMap::from([(name.to_owned(), digest.to_owned())]);
         assert_eq!(state(&model, &held("m:latest", &digest)), ModelState::Right);
         assert_eq!(state(&model, &held("m:latest", &"bb".repeat(32))), ModelState::Other);

@@ -86,8 +86,10 @@ async fn docker_a_flow_set_that_has_not_arrived_is_wanted_and_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_models_are_pulled_and_must_have_the_declared_digest() {
     let mut host = Host::start().await;
-    let ollama = |models: Vec<Model>| spec("ollama", image("ollama-standin"), Workload::Ollama(Ollama { models }));
-    let model = |digest: Digest| Model { name: "redforge-standin-embed".into(), digest };
+    let ollama = |models: Vec<Model>| {
+        spec("ollama", image("ollama-standin"), Workload::Ollama(Ollama { models, ..Ollama::default() }))
+    };
+    let model = |digest: Digest| Model { name: "redforge-standin-embed".into(), digest, preload: false, blobs: vec![] };
     host.want(vec![ollama(vec![model(Digest::of(b"another"))])]).await;
     let status = host.until("ollama", "of another digest", |i| i.reason == Some(Reason::ModelDigest)).await;
     assert_eq!((status.health, status.names), (Health::Error, vec!["redforge-standin-embed".to_owned()]));
@@ -96,7 +98,7 @@ async fn docker_models_are_pulled_and_must_have_the_declared_digest() {
     host.want(vec![ollama(vec![model(right)])]).await;
     host.until_running("ollama").await;
     let mut both = vec![model(right)];
-    both.push(Model { name: "no-such-model".into(), digest: right });
+    both.push(Model { name: "no-such-model".into(), digest: right, preload: false, blobs: vec![] });
     host.want(vec![ollama(both)]).await;
     let status = host.until("ollama", "missing a model", |i| i.reason == Some(Reason::ModelMissing)).await;
     assert_eq!(status.names, ["no-such-model"]);

@@ -33,7 +33,7 @@ pub enum Tone {
 /// A table's cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    text: String,
+    pub text: String,
     tone: Tone,
 }
 

@@ -4,7 +4,9 @@ use crate::{
     words,
 };
 use redforge_shared::{
+    report::Progress,
     standin,
+    units::human_bytes,
     wire::{self, pb},
 };
 use serde_json::{Value, json};
@@ -55,6 +57,28 @@ fn hold_json(h: &pb::Hold) -> Value {
            "until": words::time(h.until.as_ref()), "wholeHost": h.whole_host})
 }
 
+/// The phase, and how far a fetch is while there is one: `Pulling 43% (812.0 MiB of 1.9 GiB)`.
+fn phase(s: &pb::InstanceStatus, fresh: bool) -> Cell {
+    let word = words::phase(s.phase);
+    match &s.progress {
+        Some(p) if fresh => toned(format!("{word} {}", Progress::from(p.clone())), tone(&word)),
+        _ => status(word, fresh),
+    }
+}
+
+/// Why it is not as desired or, where nothing is wrong, what is being fetched.
+fn reason(s: &pb::InstanceStatus) -> String {
+    match (&s.progress, s.reason == 0 && s.names.is_empty() && s.hold.is_none()) {
+        (Some(p), true) => p.what.clone(),
+        _ => instance_why(s),
+    }
+}
+
+fn progress_json(p: pb::Progress) -> Value {
+    let percent = Progress::from(p.clone()).percent();
+    json!({"what": p.what, "doneBytes": p.done_bytes, "totalBytes": p.total_bytes, "percent": percent})
+}
+
 fn is_online(link: i32) -> bool {
     link == i32::from(pb::Link::Online)
 }
@@ -89,7 +113,7 @@ pub fn hosts(all: &[pb::Host], wide: bool) -> Listing {
                 cell(format!("{}/{}", h.observed_generation, h.generation)),
                 cell(facts.agent_version),
                 cell(facts.docker_version),
-                cell(words::bytes(facts.disk_free_bytes)),
+                cell(human_bytes(facts.disk_free_bytes)),
                 cell(words::time(h.certificate_not_after.as_ref())),
                 cell(&h.id),
             ]);
@@ -151,17 +175,17 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
             cell(host),
             cell(name),
             cell(standin::kind(&i.kind, image(&spec(i)))),
-            status(words::phase(s.phase), fresh),
+            phase(&s, fresh),
             status(words::health(s.health), fresh),
             status(words::sync(s.sync), fresh),
             cell(i.revision.to_string()),
             cell(reported),
-            cell(instance_why(&s)),
+            cell(reason(&s)),
         ];
         if wide {
             row.extend([
                 cell(image(&spec(i))),
-                cell(if s.memory_limit_bytes == 0 { String::new() } else { words::bytes(s.memory_limit_bytes) }),
+                cell(if s.memory_limit_bytes == 0 { String::new() } else { human_bytes(s.memory_limit_bytes) }),
                 cell(if s.cpu_limit_millicores == 0 { String::new() } else { format!("{}m", s.cpu_limit_millicores) }),
                 cell(s.restarts.to_string()),
                 cell(s.container_id.chars().take(12).collect::<String>()),
@@ -214,7 +238,7 @@ fn instance_json(i: &pb::Instance) -> Value {
                "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
                "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json),
                "preflight": s.preflight.as_ref().map(preflight_json), "late": words::step(s.late),
-               "nextStartAt": words::time(s.next_start_at.as_ref())})
+               "nextStartAt": words::time(s.next_start_at.as_ref()), "progress": s.progress.clone().map(progress_json)})
     });
     object
 }
@@ -277,7 +301,7 @@ pub fn flow_sets(all: &[pb::FlowSet]) -> Listing {
             cell(f.revision.to_string()),
             cell(f.digest.chars().take(12).collect::<String>()),
             cell(f.node_count.to_string()),
-            cell(words::bytes(f.size_bytes)),
+            cell(human_bytes(f.size_bytes)),
             cell(words::age(f.created_at.as_ref())),
             cell(f.credential_names.join(", ")),
         ]
@@ -355,5 +379,39 @@ pub fn events(all: &[pb::Event]) -> Listing {
         objects,
         single: false,
         empty: "Nothing has happened yet.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_shows_how_far_it_is_while_its_host_is_heard() {
+        let progress = pb::Progress { what: "redis:7".into(), done_bytes: 812 << 20, total_bytes: 1945 << 20 };
+        let status = pb::InstanceStatus {
+            phase: pb::Phase::Pulling.into(),
+            progress: Some(progress),
+            ..pb::InstanceStatus::default()
+        };
+        let instance = |link: pb::Link| pb::Instance {
+            name: "hosts/press-1/instances/cache".into(),
+            kind: "container".into(),
+            host_link: link.into(),
+            status: Some(status.clone()),
+            ..pb::Instance::default()
+        };
+        let texts = |link| -> Vec<String> {
+            let listing = instances(&[instance(link)], false);
+            listing.rows[0].iter().map(|c| c.text.clone()).collect()
+        };
+        let online = texts(pb::Link::Online);
+        assert!(online.contains(&"Pulling 41% (812.0 MiB of 1.9 GiB)".into()), "{online:?}");
+        assert_eq!(online.last().map(String::as_str), Some("redis:7"));
+        let offline = texts(pb::Link::Offline);
+        assert!(offline.contains(&"Unknown (was Pulling)".into()), "{offline:?}");
+        let json = instance_json(&instance(pb::Link::Online));
+        let said = &json["status"]["progress"];
+        assert_eq!((said["percent"].as_u64(), said["doneBytes"].as_u64()), (Some(41), Some(812 << 20)));
     }
 }

@@ -325,6 +325,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         preflight: None,
         late: None,
         next_start_at: None,
+        progress: None,
     };
     let status = HostStatus {
         generation,

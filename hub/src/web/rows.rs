@@ -1,7 +1,7 @@
 //! Resources as the page's rows: chips of icon, word and colour. What is old is never shown as good.
 use redforge_shared::{
     record::RecordClass,
-    report::{Health, Link, Phase, Reason, Sync, preflight::ChangeStep},
+    report::{Health, Link, Phase, Progress, Reason, Sync, preflight::ChangeStep},
     standin,
     wire::{self, from_timestamp, pb},
 };
@@ -152,6 +152,9 @@ pub struct InstanceRow {
     pub health: Chip,
     pub sync: Chip,
     pub reported: String,
+    /// How far a fetch is; per cent for the bar, none while the total is not known.
+    pub progress: String,
+    pub percent: Option<u64>,
     pub restarts: u32,
     pub reason: String,
 }
@@ -161,6 +164,8 @@ impl InstanceRow {
         let link = Link::from_wire(i.host_link).unwrap_or(Link::NeverSeen);
         let s = i.status.clone().unwrap_or_default();
         let host = i.name.split('/').nth(1).unwrap_or_default().to_owned();
+        // What was fetched before the host went away says nothing of now.
+        let progress = s.progress.clone().filter(|_| link == Link::Online).map(Progress::from);
         let seen = hosts.iter().find(|h| h.name == host).map(|h| h.seen.clone()).unwrap_or_default();
         Self {
             host,
@@ -174,6 +179,8 @@ impl InstanceRow {
             reported: ago(i.report_age_s),
             restarts: s.restarts,
             reason: instance_reason(&s),
+            percent: progress.as_ref().and_then(Progress::percent),
+            progress: progress.map(|p| format!("{}: {p}", p.what)).unwrap_or_default(),
         }
     }
 }

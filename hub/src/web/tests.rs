@@ -158,6 +158,11 @@ async fn a_full_disk_is_told_on_the_page_until_there_is_room() {
     becomes(false).await;
 }
 
+fn being_pulled(i: &mut pb::Instance) {
+    let pulled = pb::Progress { what: "nomic-embed-text".into(), done_bytes: 117 << 20, total_bytes: 274 << 20 };
+    i.status.as_mut().expect("reported").progress = Some(pulled);
+}
+
 fn sample() -> Overview {
     let ago = |s| Some(timestamp(NOW - time::Duration::seconds(s)));
     let evil = "<script>alert(1)</script>\r\n\"'&";
@@ -196,12 +201,14 @@ fn sample() -> Overview {
             report_age_s: 4,
             ..Default::default()
         };
-    let instances = [
+    let mut instances = [
         instance("press-1", "flows", pb::Link::Online, pb::Phase::Running, pb::Health::Healthy, pb::Sync::UpToDate),
         instance("press-1", "models", pb::Link::Online, pb::Phase::Pulling, pb::Health::Unknown, pb::Sync::Updating),
         instance("press-1", "legacy", pb::Link::Online, pb::Phase::Crashed, pb::Health::Error, pb::Sync::Failed),
         instance("oven-1", "flows", pb::Link::Offline, pb::Phase::Running, pb::Health::Healthy, pb::Sync::UpToDate),
     ];
+    being_pulled(&mut instances[1]);
+    being_pulled(&mut instances[3]);
     let stream = |host: &str, class: pb::RecordClass, committed, gaps, resent| pb::Stream {
         host: format!("hosts/{host}"),
         class: class.into(),
@@ -263,6 +270,15 @@ fn an_instance_that_runs_the_stand_in_says_so_on_the_page() {
     };
     assert_eq!(kind_of("redforge.local/ollama-standin:1"), "ollama (Ollama stand-in)");
     assert_eq!(kind_of("ollama/ollama:0.32.15"), "ollama");
+}
+
+#[test]
+fn a_pull_shows_how_far_it_is_while_its_host_is_heard() {
+    let page = Page { o: &sample() }.render().expect("renders");
+    let said = "nomic-embed-text: 42% (117.0 MiB of 274.0 MiB)";
+    let rows: Vec<&str> = page.split("<tr>").filter(|r| r.contains(said)).collect();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert!(rows[0].contains("press-1") && rows[0].contains(r#"<progress max="100" value="42""#), "{}", rows[0]);
 }
 
 /// A person reads the two tables as text: link, health and sync of each row, and how old they are.

@@ -84,7 +84,7 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
         say(found, "spec.restartNonce", "longer than 128 bytes".into());
     }
     if let Some(ollama) = &spec.ollama {
-        models(ollama, found);
+        models(ollama, &spec.env, found);
     }
     if let Some(mosquitto) = &spec.mosquitto {
         // MQTT's own limit for a packet.
@@ -198,7 +198,7 @@ fn ports(spec: &InstanceSpec, found: &mut Problems) {
     }
 }
 
-fn models(ollama: &super::Ollama, found: &mut Problems) {
+fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Problems) {
     if ollama.models.len() > MAX_LIST {
         say(found, "spec.ollama.models", format!("{} models, more than {MAX_LIST}", ollama.models.len()));
     }
@@ -212,6 +212,36 @@ fn models(ollama: &super::Ollama, found: &mut Problems) {
             say(found, at, format!("'{}' occurs twice", model.name));
         }
     }
+    if ollama.context_length.is_some_and(|n| !(256..=1 << 20).contains(&n)) {
+        say(found, "spec.ollama.contextLength", "must be 256 to 1048576 tokens".into());
+    }
+    for (field, n) in [("numParallel", ollama.num_parallel), ("maxLoadedModels", ollama.max_loaded_models)] {
+        if n.is_some_and(|n| !(1..=64).contains(&n)) {
+            say(found, format!("spec.ollama.{field}"), "must be 1 to 64".into());
+        }
+    }
+    if let Some(time) = ollama.keep_alive.as_ref().filter(|t| !is_keep_alive(t)) {
+        let problem = format!("'{}' is not a time such as 90s, 5m, 24h, 0 or -1", shown(time));
+        say(found, "spec.ollama.keepAlive", problem);
+    }
+    // The fields above would silently lose against these.
+    for (name, field) in OLLAMA_FIELDS.iter().filter(|(name, _)| env.contains_key(*name)) {
+        say(found, format!("spec.env.{name}"), format!("is set by the agent; write spec.ollama.{field} instead"));
+    }
+}
+
+/// Environment variables of Ollama that have a field of their own.
+const OLLAMA_FIELDS: [(&str, &str); 4] = [
+    ("OLLAMA_CONTEXT_LENGTH", "contextLength"),
+    ("OLLAMA_KEEP_ALIVE", "keepAlive"),
+    ("OLLAMA_NUM_PARALLEL", "numParallel"),
+    ("OLLAMA_MAX_LOADED_MODELS", "maxLoadedModels"),
+];
+
+/// A time as Ollama reads it, of one unit; a bare number is seconds.
+fn is_keep_alive(s: &str) -> bool {
+    let number = ["ms", "s", "m", "h"].iter().find_map(|unit| s.strip_suffix(unit)).unwrap_or(s);
+    s == "-1" || ((1..=9).contains(&number.len()) && number.chars().all(|c| c.is_ascii_digit()))
 }
 
 fn command(command: &[String], found: &mut Problems) {

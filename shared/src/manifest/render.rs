@@ -11,6 +11,7 @@ impl InstanceSpec {
         desired::InstanceSpec {
             name: name.clone(),
             image: self.image.clone(),
+            image_artifact: None,
             workload: self.workload(flow_set),
             env: self.env.clone(),
             resources: desired::Resources {
@@ -62,7 +63,21 @@ impl InstanceSpec {
                 })
             }
             Kind::Ollama => {
-                Workload::Ollama(desired::Ollama { models: self.ollama.clone().unwrap_or_default().models })
+                let section = self.ollama.clone().unwrap_or_default();
+                let model = |m: super::Model| desired::Model {
+                    name: m.name,
+                    digest: m.digest,
+                    preload: m.preload,
+                    blobs: vec![],
+                };
+                Workload::Ollama(desired::Ollama {
+                    models: section.models.into_iter().map(model).collect(),
+                    context_length: section.context_length,
+                    keep_alive: section.keep_alive,
+                    num_parallel: section.num_parallel,
+                    max_loaded_models: section.max_loaded_models,
+                    prune: section.prune,
+                })
             }
             Kind::Container => {
                 let section = self.container.clone().unwrap_or_default();

@@ -183,3 +183,60 @@ proptest! {
         drop(parse(&text));
     }
 }
+
+const OLLAMA: &str = r#"apiVersion: redforge.io/v1
+kind: Instance
+metadata: {name: llm}
+spec:
+  host: edge-1
+  kind: ollama
+  image: ollama/ollama:0.32.15
+  ollama:
+    models:
+      - {name: nomic-embed-text, digest: "sha256:DIGEST", preload: true}
+    contextLength: 4096
+    keepAlive: 30m
+    numParallel: 2
+    maxLoadedModels: 3
+    prune: true
+"#;
+
+#[test]
+fn an_ollama_instance_is_rendered_with_everything_it_says() {
+    let digest = Digest::of(b"a model");
+    let text = OLLAMA.replace("sha256:DIGEST", &digest.to_string());
+    let all = parse(&text).expect("a good set");
+    let Manifest::Instance(instance) = &all[0] else { panic!("an instance") };
+    let desired::Workload::Ollama(o) = instance.spec.render(&instance.name, |_| None).workload else {
+        panic!("kind ollama")
+    };
+    let model = desired::Model { name: "nomic-embed-text".into(), digest, preload: true, blobs: vec![] };
+    assert_eq!(o.models, [model]);
+    assert_eq!((o.context_length, o.num_parallel, o.max_loaded_models, o.prune), (Some(4096), Some(2), Some(3), true));
+    assert_eq!(o.keep_alive.as_deref(), Some("30m"));
+    // What is not said is not in the document: hashes of older documents stay.
+    let bare = serde_json::to_string(&desired::Ollama::default()).expect("JSON");
+    assert_eq!(bare, r#"{"models":[]}"#);
+}
+
+#[test]
+fn settings_of_ollama_that_make_no_sense_are_refused_by_name() {
+    let text = OLLAMA.replace("sha256:DIGEST", &Digest::of(b"a model").to_string());
+    for (from, to, problem) in [
+        ("contextLength: 4096", "contextLength: 12", "spec.ollama.contextLength: must be 256 to 1048576 tokens"),
+        ("numParallel: 2", "numParallel: 0", "spec.ollama.numParallel: must be 1 to 64"),
+        ("maxLoadedModels: 3", "maxLoadedModels: 65", "spec.ollama.maxLoadedModels: must be 1 to 64"),
+        ("keepAlive: 30m", "keepAlive: -2m", "'-2m' is not a time such as"),
+        ("keepAlive: 30m", "keepAlive: \"\"", "'' is not a time such as"),
+        ("keepAlive: 30m", "keepAlive: \"5 m\"", "'5 m' is not a time such as"),
+        ("  ollama:\n", "  env: {OLLAMA_NUM_PARALLEL: \"8\"}\n  ollama:\n", "write spec.ollama.numParallel instead"),
+        ("preload: true", "preload: true, blobs: []", "unknown field"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let said = errors(&text.replace(from, to));
+        assert!(said.contains(problem), "{to}: {said}");
+    }
+    for good in ["-1", "0", "300", "90s", "24h", "500ms"] {
+        assert!(parse(&text.replace("30m", &format!("\"{good}\""))).is_ok(), "{good}");
+    }
+}

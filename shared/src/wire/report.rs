@@ -4,7 +4,7 @@ use crate::{
     ids::Name,
     report::{
         Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
-        MAX_NAMES, Phase, Reason, Sync,
+        MAX_NAMES, Phase, Progress, Reason, Sync,
         preflight::{ChangeStep, Check, Verdict},
         printable,
     },
@@ -37,8 +37,7 @@ word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
-    Edited,
-    PreflightRefused, DeadlineExceeded,
+    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged,
 });
 
 word!(Verdict, PreflightVerdict, { Fits, FitsAfterCleanUp, Refused });
@@ -80,6 +79,7 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             preflight: s.preflight.as_ref().map(Into::into),
             late: s.late.map_or(0, |l| pb::ChangeStep::from(l).into()),
             next_start_at: s.next_start_at.map(timestamp),
+            progress: s.progress.as_ref().map(Into::into),
         }
     }
 }
@@ -133,7 +133,20 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             preflight: s.preflight.as_ref().and_then(preflight),
             late: ChangeStep::from_wire(s.late),
             next_start_at: s.next_start_at.as_ref().map(|t| from_timestamp("next_start_at", Some(t))).transpose()?,
+            progress: s.progress.map(Into::into),
         })
+    }
+}
+
+impl From<&Progress> for pb::Progress {
+    fn from(p: &Progress) -> Self {
+        Self { what: bounded(&p.what), done_bytes: p.done_bytes, total_bytes: p.total_bytes }
+    }
+}
+
+impl From<pb::Progress> for Progress {
+    fn from(p: pb::Progress) -> Self {
+        Self { what: bounded(&p.what), done_bytes: p.done_bytes, total_bytes: p.total_bytes }
     }
 }
 

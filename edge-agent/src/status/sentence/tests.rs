@@ -8,7 +8,7 @@ use crate::{
 use redforge_shared::{
     ids::HostId,
     record::RecordClass,
-    report::{HostFacts, HostStatus},
+    report::{HostFacts, HostStatus, Progress},
 };
 use time::macros::datetime;
 
@@ -75,6 +75,7 @@ fn instance(name: &str) -> InstanceStatus {
         preflight: None,
         late: None,
         next_start_at: None,
+        progress: None,
     }
 }
 
@@ -160,6 +161,21 @@ fn the_first_line_says_what_can_be_done_in_every_state() {
     insta::assert_snapshot!(lines.join("\n"));
     crashed.warnings = vec!["the status page is not on 127.0.0.1:7460: it is taken".into()];
     insta::assert_snapshot!(render(&crashed));
+}
+
+#[test]
+fn what_is_being_fetched_and_how_far_stands_in_the_table() {
+    let mut pulling = view();
+    let progress = |total_bytes| Some(Progress { what: "redis:7".into(), done_bytes: 812 << 20, total_bytes });
+    let cache = |name, total| InstanceStatus { phase: Phase::Pulling, progress: progress(total), ..instance(name) };
+    pulling.status.as_mut().expect("a status").instances = vec![cache("cache", 1945 << 20), cache("other", 0)];
+    let rows = render(&pulling);
+    let row = |name: &str| rows.lines().find(|l| l.starts_with(name)).map(str::to_owned).unwrap_or_default();
+    assert!(
+        row("cache").contains("Pulling 41% (812.0 MiB of 1.9 GiB)") && row("cache").contains("(redis:7)"),
+        "{rows}"
+    );
+    assert!(row("other").contains("Pulling 812.0 MiB "), "{rows}");
 }
 
 #[test]
