@@ -139,6 +139,9 @@ pub fn render(view: &StatusView) -> String {
         }));
         text.push_str(&table(&rows));
     }
+    for (i, scaled) in view.status.iter().flat_map(|s| &s.instances).filter_map(|i| Some((i, i.scaled?))) {
+        let _ = writeln!(text, "\n{} {scaled}.", i.name);
+    }
     for i in view.status.iter().flat_map(|s| &s.instances).filter(|i| i.messages_dropped > 0) {
         let dropped = grouped(i.messages_dropped);
         let _ = writeln!(text, "\nWarning: {} has thrown {dropped} messages away for want of room.", i.name);
@@ -154,7 +157,7 @@ pub fn render(view: &StatusView) -> String {
 }
 
 fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
-    let head = ["NAME", "KIND", "PHASE", "HEALTH", "SYNC", "REASON", "RESTARTS", "AGE"];
+    let head = ["NAME", "KIND", "READY", "PHASE", "HEALTH", "SYNC", "REASON", "RESTARTS", "AGE"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for i in &status.instances {
         let mut reason = i.reason.map_or_else(|| "-".into(), |r| r.to_string());
@@ -178,9 +181,11 @@ fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
             let _ = write!(reason, " ({})", p.what);
         }
         let age = if view.running { span((view.at - i.changed_at).whole_seconds().max(0)) } else { "-".into() };
+        let ready = if view.running { i.replicas.to_string() } else { "-".into() };
         rows.push(vec![
             i.name.to_string(),
             i.kind.clone(),
+            ready,
             phase,
             i.health.to_string(),
             i.sync.to_string(),

@@ -144,7 +144,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         Workload::NodeRed(w) => node_red::render(spec, w, around, &mut rendered)?,
         Workload::Mosquitto(w) => mosquitto::render(spec, w, around, &mut rendered),
         Workload::Ollama(w) => ollama::render(w, &mut rendered),
-        Workload::Container(w) => container::render(w, image, &mut rendered),
+        Workload::Container(w) => container::render(spec, w, image, around, &mut rendered)?,
     }
     for files in rendered.config.iter().chain(&rendered.live) {
         mounts.push(MountSpec { volume: files.volume.clone(), path: files.path.clone(), read_only: true });
@@ -177,8 +177,24 @@ pub fn rank(workload: &Workload) -> u8 {
 
 /// The broker that this instance is to use, if it is to use one.
 pub fn broker_of<'a>(spec: &'a InstanceSpec, desired: &'a DesiredState) -> Option<&'a Name> {
-    let Workload::NodeRed(n) = &spec.workload else { return None };
-    serving(desired, n.broker.as_ref(), |w| matches!(w, Workload::Mosquitto(_))).ok().flatten()
+    let named = match &spec.workload {
+        Workload::NodeRed(n) => n.broker.as_ref(),
+        // A container that names none is to use none.
+        Workload::Container(c) => Some(c.broker.as_ref()?),
+        Workload::Mosquitto(_) | Workload::Ollama(_) => return None,
+    };
+    serving(desired, named, |w| matches!(w, Workload::Mosquitto(_))).ok().flatten()
+}
+
+/// Where a workload finds its broker, and as whom.
+fn broker_env(spec: &InstanceSpec, broker: &Name, secrets: &Secrets) -> [(String, String); 4] {
+    [
+        ("REDFORGE_MQTT_HOST", broker.to_string()),
+        ("REDFORGE_MQTT_PORT", mosquitto::PORT.to_string()),
+        ("REDFORGE_MQTT_USER", spec.name.to_string()),
+        ("REDFORGE_MQTT_PASSWORD", mosquitto::password(secrets, broker, spec.name.as_str())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
 }
 
 /// The instance that serves `wanted`, or the only one of the kind when nothing is wanted by name.

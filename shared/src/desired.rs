@@ -6,6 +6,7 @@
 use crate::{
     ids::{Digest, HostId, Name},
     policy::Policy,
+    scale::Autoscale,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -65,6 +66,20 @@ pub struct InstanceSpec {
     /// Send the container's log lines up as records of class log.
     #[serde(default)]
     pub collect_logs: bool,
+    /// How many containers it has, unless `autoscale` says so.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub replicas: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 /// What is special about a kind.
@@ -244,6 +259,9 @@ pub struct Container {
     /// How to tell that it works; none = it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
+    /// Instance of this host that is the broker for REDFORGE_MQTT_*; none = it uses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Name>,
 }
 
 /// A check of a container from the host's own network.
@@ -370,6 +388,8 @@ impl InstanceSpec {
             restart_nonce: String::new(),
             suspend: false,
             collect_logs: false,
+            replicas: 1,
+            autoscale: None,
         }
     }
 
@@ -377,6 +397,11 @@ impl InstanceSpec {
     pub fn hash(&self) -> Digest {
         let bytes = serde_json_canonicalizer::to_vec(self).expect("a spec has no value that JSON cannot hold");
         Digest::of(&bytes)
+    }
+
+    /// May it have more than one container?
+    pub fn is_replicated(&self) -> bool {
+        self.replicas > 1 || self.autoscale.as_ref().is_some_and(|a| a.max > 1)
     }
 
     /// The flow set that must be on the host before the instance can run as desired.

@@ -13,6 +13,7 @@ pub mod manual;
 pub mod policy;
 pub mod record;
 pub mod report;
+pub mod scale;
 pub mod standin;
 pub mod tls;
 pub mod units;

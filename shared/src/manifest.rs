@@ -6,6 +6,7 @@
 //! a site or a flow set exists (the hub's `api` knows), and reading files.
 mod check;
 mod render;
+mod scale;
 mod yaml;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     policy::Policy,
     units::{Bytes, Millicores},
 };
+pub use scale::AutoscaleManifest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
@@ -180,6 +182,12 @@ pub struct InstanceSpec {
     /// Send the container's lines up as records of class log. Default false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub collect_logs: bool,
+    /// How many containers it has, 1 to 32; each finds its number in REDFORGE_REPLICA. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// Instead of `replicas`: the host chooses the number by load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<AutoscaleManifest>,
     /// For kind node-red.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_red: Option<NodeRed>,
@@ -339,6 +347,9 @@ pub struct Container {
     /// What makes it healthy: `http: {port, path}` or `tcp: {port}`. Without one it is healthy while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
+    /// Broker instance of the same host that it may use, as REDFORGE_MQTT_* says; none = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Name>,
 }
 
 /// One thing that is wrong with a set of manifests.

@@ -5,6 +5,7 @@
 use crate::{
     desired::InstanceSpec,
     ids::{Digest, Name},
+    scale::{Replicas, Scaled},
     standin,
 };
 use serde::{Deserialize, Serialize};
@@ -65,8 +66,16 @@ words!(
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held, Edited, PreflightRefused,
-        DeadlineExceeded, BlobDamaged,
+        DeadlineExceeded, BlobDamaged, NoRoom,
     }
+);
+words!(
+    /// What the number of an instance's containers follows.
+    ScaleMetric { Cpu, Queue }
+);
+words!(
+    /// What kept the number of containers from being what the load alone asks for.
+    ScaleLimit { None, Minimum, Maximum, Capacity, Window }
 );
 
 pub mod preflight;
@@ -109,6 +118,11 @@ pub struct InstanceStatus {
     /// What is being fetched for the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    #[serde(default)]
+    pub replicas: Replicas,
+    /// For an instance that scales by itself.
+    #[serde(default)]
+    pub scaled: Option<Scaled>,
 }
 
 /// Somebody at the site wants something left as it is for a while.
@@ -172,6 +186,8 @@ impl InstanceStatus {
             late: None,
             next_start_at: None,
             progress: None,
+            replicas: Replicas::default(),
+            scaled: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod preflight;
 mod record;
 mod report;
+mod scale;
 
 pub use preflight::preflight;
 

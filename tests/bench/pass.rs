@@ -45,7 +45,7 @@ fn spec(name: &str, kind: &str, workload: Workload) -> anyhow::Result<InstanceSp
 fn desired(host: HostId, sleepers: usize) -> anyhow::Result<DesiredState> {
     let sleeper = |n: usize| {
         let command = vec!["sleep".into(), "100000".into()];
-        spec(&format!("a{n:02}"), "busybox", Workload::Container(Container { command, probe: None }))
+        spec(&format!("a{n:02}"), "busybox", Workload::Container(Container { command, probe: None, broker: None }))
     };
     let mut instances = (0..sleepers).map(sleeper).collect::<anyhow::Result<Vec<_>>>()?;
     instances.push(spec("broker", "mosquitto", Workload::Mosquitto(Mosquitto::default()))?);

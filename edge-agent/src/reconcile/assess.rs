@@ -21,6 +21,7 @@ use redforge_shared::{
     desired::{InstanceSpec, Ollama, Workload},
     ids::Digest,
     report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync},
+    scale::{Replicas, Scaled},
     standin,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -44,6 +45,8 @@ pub struct Glance<'a> {
     pub before: Option<&'a InstanceStatus>,
     /// Messages that a broker has thrown away; none while nobody listens to it.
     pub dropped: Option<u64>,
+    pub replicas: Replicas,
+    pub scaled: Option<Scaled>,
 }
 
 /// Phase, health, sync, reason, and names that explain it.
@@ -82,6 +85,8 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         late: None,
         next_start_at: None,
         progress: progress(g),
+        replicas: g.replicas,
+        scaled: g.scaled,
     }
 }
 

@@ -88,6 +88,8 @@ impl Reconciler {
             flow_sets: &self.flow_sets,
             before: before.instances.iter().find(|b| b.name == spec.name),
             dropped: self.dropped(view.homes.get(&spec.name)),
+            replicas: Default::default(),
+            scaled: None,
         }
     }
 

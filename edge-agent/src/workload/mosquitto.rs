@@ -57,11 +57,10 @@ fn users(broker: &Name, desired: &DesiredState) -> Vec<User> {
     let reads = ["redforge/records/+", "$SYS/broker/publish/messages/dropped"].map(str::to_owned).to_vec();
     let mut users = vec![User { name: AGENT_USER.to_owned(), reads }];
     for spec in &desired.instances {
-        if let Workload::NodeRed(n) = &spec.workload
-            && broker_of(spec, desired) == Some(broker)
-        {
+        if broker_of(spec, desired) == Some(broker) {
+            let reads: &[String] = if let Workload::NodeRed(n) = &spec.workload { &n.reads } else { &[] };
             // A filter that is none could be a line of its own.
-            let reads = n.reads.iter().filter(|f| is_topic_filter(f)).take(MAX_READS).cloned().collect();
+            let reads = reads.iter().filter(|f| is_topic_filter(f)).take(MAX_READS).cloned().collect();
             users.push(User { name: spec.name.to_string(), reads });
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Only the runtime's own events say whether flows run; an answered deploy says nothing.
 use super::{
-    CONFIG_PATH, Files, Rendered, SecretNeed, Secrets, Surroundings, Unmet, mosquitto, ollama, secret_text, serving,
+    CONFIG_PATH, Files, Rendered, SecretNeed, Secrets, Surroundings, Unmet, broker_env, ollama, secret_text, serving,
 };
 use crate::runtime::File;
 use redforge_shared::{
@@ -51,11 +51,7 @@ pub(super) fn render(
     let models = serving(around.desired, workload.ollama.as_ref(), |w| matches!(w, Workload::Ollama(_)))?;
     let env = &mut rendered.container.env;
     if let Some(broker) = broker {
-        env.insert("REDFORGE_MQTT_HOST".into(), broker.to_string());
-        env.insert("REDFORGE_MQTT_PORT".into(), mosquitto::PORT.to_string());
-        env.insert("REDFORGE_MQTT_USER".into(), spec.name.to_string());
-        let password = mosquitto::password(around.secrets, broker, spec.name.as_str());
-        env.insert("REDFORGE_MQTT_PASSWORD".into(), password);
+        env.extend(broker_env(spec, broker, around.secrets));
     }
     if let Some(models) = models {
         env.insert("OLLAMA_URL".into(), format!("http://{models}:{}", ollama::PORT));

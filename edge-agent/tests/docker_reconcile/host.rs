@@ -210,7 +210,7 @@ pub fn spec(instance: &str, image: String, workload: Workload) -> InstanceSpec {
 
 pub fn sleeper(instance: &str) -> InstanceSpec {
     let command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec();
-    spec(instance, image("busybox"), Workload::Container(Container { command, probe: None }))
+    spec(instance, image("busybox"), Workload::Container(Container { command, probe: None, broker: None }))
 }
 
 pub fn broker(instance: &str) -> InstanceSpec {

@@ -20,7 +20,8 @@ fn talker(nonce: &str) -> InstanceSpec {
     let script = "trap 'i=0; while [ $i -lt 200 ]; do echo last-$i; i=$((i+1)); done; exit 0' TERM; \
                   echo first; while :; do sleep 0.1; done";
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-    let mut spec = spec("talker", image("busybox"), Workload::Container(Container { command, probe: None }));
+    let mut spec =
+        spec("talker", image("busybox"), Workload::Container(Container { command, probe: None, broker: None }));
     spec.restart_nonce = nonce.into();
     spec.collect_logs = true;
     spec

@@ -112,7 +112,8 @@ async fn docker_a_missing_image_and_a_refused_command_are_named() {
     let mut absent = sleeper("absent");
     absent.image = "redforge.local/no-such-image:0".into();
     let mut wrong = sleeper("wrong");
-    wrong.workload = Workload::Container(Container { command: vec!["/no/such/command".into()], probe: None });
+    wrong.workload =
+        Workload::Container(Container { command: vec!["/no/such/command".into()], probe: None, broker: None });
     host.want(vec![absent, wrong]).await;
     let status = host.until("absent", "missing its image", |i| i.reason == Some(Reason::ImageMissing)).await;
     assert_eq!(status.names, ["redforge.local/no-such-image:0"]);
@@ -132,6 +133,7 @@ async fn docker_ports_are_published_through_the_outside_network() {
                 .map(str::to_owned)
                 .to_vec(),
             probe: Some(Probe::Tcp { port: 8080 }),
+            broker: None,
         }),
     );
     web.ports = vec![Port {

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A server without data, that takes a while to listen.
 fn server(instance: &str, version: &str) -> InstanceSpec {
     let command = ["sh", "-c", "sleep 2; exec nc -ll -p 8080 -e echo $VERSION"].map(str::to_owned).to_vec();
-    let workload = Container { command, probe: Some(Probe::Tcp { port: 8080 }) };
+    let workload = Container { command, probe: Some(Probe::Tcp { port: 8080 }), broker: None };
     let mut spec = spec(instance, image("busybox"), Workload::Container(workload));
     spec.env = [("VERSION".to_owned(), version.to_owned())].into();
     spec
@@ -20,8 +20,13 @@ async fn docker_a_new_version_is_healthy_before_the_old_one_goes() {
     let mut host = Host::start().await;
     let asking = "while :; do nc -w 1 web 8080 || echo DOWN; sleep 0.1; done";
     let command = ["sh", "-c", asking].map(str::to_owned).to_vec();
-    let visitor =
-        || spec("visitor", image("busybox"), Workload::Container(Container { command: command.clone(), probe: None }));
+    let visitor = || {
+        spec(
+            "visitor",
+            image("busybox"),
+            Workload::Container(Container { command: command.clone(), probe: None, broker: None }),
+        )
+    };
     host.want(vec![server("web", "one")]).await;
     host.until_running("web").await;
     let first = host.until_running("web").await.container_id.expect("it runs");
@@ -50,7 +55,8 @@ async fn docker_what_does_not_become_healthy_goes_back_by_itself() {
     let mut host = Host::start().await;
     let with_data = |command: &str, nonce: &str| {
         let command = ["sh", "-c", command].map(str::to_owned).to_vec();
-        let mut spec = spec("data", image("busybox"), Workload::Container(Container { command, probe: None }));
+        let mut spec =
+            spec("data", image("busybox"), Workload::Container(Container { command, probe: None, broker: None }));
         spec.volumes = vec![redforge_shared::desired::Volume { name: name("keep"), path: "/keep".into() }];
         spec.restart_nonce = nonce.into();
         spec
@@ -94,7 +100,12 @@ async fn docker_what_does_not_become_healthy_goes_back_by_itself() {
 async fn docker_a_container_that_ends_again_and_again_is_crashed_with_its_last_exit_code() {
     let mut host = Host::start().await;
     let command = ["sh", "-c", "sleep 0.3; exit 7"].map(str::to_owned).to_vec();
-    host.want(vec![spec("loop", image("busybox"), Workload::Container(Container { command, probe: None }))]).await;
+    host.want(vec![spec(
+        "loop",
+        image("busybox"),
+        Workload::Container(Container { command, probe: None, broker: None }),
+    )])
+    .await;
     let crashed = |i: &InstanceStatus| i.phase == Phase::Crashed && i.exit_code == Some(7) && i.restarts >= 1;
     let status = host.until("loop", "crashed", crashed).await;
     assert_eq!((status.health, status.reason), (Health::Error, Some(Reason::ContainerExited)));
@@ -118,7 +129,8 @@ async fn docker_one_slow_stop_holds_up_no_other() {
     let mut host = Host::start().await;
     let stubborn = |nonce: &str| {
         let command = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"].map(str::to_owned).to_vec();
-        let mut spec = spec("stubborn", image("busybox"), Workload::Container(Container { command, probe: None }));
+        let mut spec =
+            spec("stubborn", image("busybox"), Workload::Container(Container { command, probe: None, broker: None }));
         spec.volumes = vec![redforge_shared::desired::Volume { name: name("keep"), path: "/keep".into() }];
         spec.restart_nonce = nonce.into();
         spec

@@ -5,6 +5,7 @@ use crate::{
 };
 use redforge_shared::{
     report::Progress,
+    scale::Scaled,
     standin,
     units::human_bytes,
     wire::{self, pb},
@@ -160,11 +161,34 @@ pub fn instance_parts(name: &str) -> (&str, &str) {
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
+/// Containers that do what they shall, of how many; nothing while nobody reported.
+fn ready(s: &pb::InstanceStatus, fresh: bool) -> Cell {
+    let counts = format!("{}/{}", s.replicas_ready, s.replicas_desired);
+    match (s.replicas_desired == 0 && s.replicas_total == 0, fresh) {
+        (true, _) => cell(""),
+        (_, false) => toned(format!("was {counts}"), Tone::Faint),
+        (_, true) if s.replicas_ready < s.replicas_desired => toned(counts, Tone::Warn),
+        (_, true) => cell(counts),
+    }
+}
+
+/// Why it has as many containers as it has.
+fn scaling(s: &pb::InstanceStatus) -> String {
+    s.scaled.as_ref().and_then(Scaled::from_wire).map_or_else(String::new, |s| s.to_string())
+}
+
+fn scaled_json(s: &pb::InstanceStatus) -> Value {
+    s.scaled.as_ref().map_or(Value::Null, |d| {
+        json!({"replicas": d.replicas, "metric": words::scale_metric(d.metric), "measured": d.measured,
+               "target": d.target, "limit": words::scale_limit(d.limit), "text": scaling(s)})
+    })
+}
+
 /// Instances.
 pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
-    let mut head = vec!["HOST", "NAME", "KIND", "PHASE", "HEALTH", "SYNC", "REVISION", "REPORTED", "REASON"];
+    let mut head = vec!["HOST", "NAME", "KIND", "READY", "PHASE", "HEALTH", "SYNC", "REVISION", "REPORTED", "REASON"];
     if wide {
-        head.extend(["IMAGE", "MEMORY", "CPU", "RESTARTS", "CONTAINER", "PREFLIGHT"]);
+        head.extend(["IMAGE", "MEMORY", "CPU", "RESTARTS", "CONTAINER", "PREFLIGHT", "SCALING"]);
     }
     let row = |i: &pb::Instance| {
         let (host, name) = instance_parts(&i.name);
@@ -175,6 +199,7 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
             cell(host),
             cell(name),
             cell(standin::kind(&i.kind, image(&spec(i)))),
+            ready(&s, fresh),
             phase(&s, fresh),
             status(words::health(s.health), fresh),
             status(words::sync(s.sync), fresh),
@@ -190,6 +215,7 @@ pub fn instances(all: &[pb::Instance], wide: bool) -> Listing {
                 cell(s.restarts.to_string()),
                 cell(s.container_id.chars().take(12).collect::<String>()),
                 cell(s.preflight.as_ref().map(|p| words::verdict(p.verdict)).unwrap_or_default()),
+                cell(scaling(&s)),
             ]);
         }
         row
@@ -238,7 +264,9 @@ fn instance_json(i: &pb::Instance) -> Value {
                "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
                "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json),
                "preflight": s.preflight.as_ref().map(preflight_json), "late": words::step(s.late),
-               "nextStartAt": words::time(s.next_start_at.as_ref()), "progress": s.progress.clone().map(progress_json)})
+               "nextStartAt": words::time(s.next_start_at.as_ref()), "progress": s.progress.clone().map(progress_json),
+               "replicas": {"ready": s.replicas_ready, "desired": s.replicas_desired, "total": s.replicas_total},
+               "scaled": scaled_json(s)})
     });
     object
 }

@@ -34,6 +34,8 @@ words! {
     verdict: PreflightVerdict, "PREFLIGHT_VERDICT_";
     check: PreflightCheck, "PREFLIGHT_CHECK_";
     step: ChangeStep, "CHANGE_STEP_";
+    scale_metric: ScaleMetric, "SCALE_METRIC_";
+    scale_limit: ScaleLimit, "SCALE_LIMIT_";
 }
 
 /// vector, log, event, measurement.

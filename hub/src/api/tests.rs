@@ -326,6 +326,8 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         late: None,
         next_start_at: None,
         progress: None,
+        replicas: Default::default(),
+        scaled: None,
     };
     let status = HostStatus {
         generation,

@@ -1,5 +1,5 @@
 //! What types cannot say about a manifest: (path, problem) for everything that is wrong with it. Pure.
-use super::{FlowSource, InstanceSpec, Kind, Manifest};
+use super::{FlowSource, InstanceSpec, Kind, Manifest, scale};
 use crate::{
     desired::{MAX_READS, Probe, is_topic_filter},
     flows::Flows,
@@ -80,6 +80,7 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
     }
     volumes(spec, found);
     ports(spec, found);
+    found.extend(scale::problems(spec));
     if spec.restart_nonce.len() > 128 {
         say(found, "spec.restartNonce", "longer than 128 bytes".into());
     }

@@ -34,6 +34,8 @@ impl InstanceSpec {
             restart_nonce: self.restart_nonce.clone(),
             suspend: self.suspend,
             collect_logs: self.collect_logs,
+            replicas: self.replicas.unwrap_or(1),
+            autoscale: self.autoscale.as_ref().and_then(super::AutoscaleManifest::render),
         }
     }
 
@@ -81,7 +83,11 @@ impl InstanceSpec {
             }
             Kind::Container => {
                 let section = self.container.clone().unwrap_or_default();
-                Workload::Container(desired::Container { command: section.command, probe: section.probe })
+                Workload::Container(desired::Container {
+                    command: section.command,
+                    probe: section.probe,
+                    broker: section.broker,
+                })
             }
         }
     }

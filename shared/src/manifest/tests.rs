@@ -240,3 +240,53 @@ fn settings_of_ollama_that_make_no_sense_are_refused_by_name() {
         assert!(parse(&text.replace("30m", &format!("\"{good}\""))).is_ok(), "{good}");
     }
 }
+
+#[test]
+fn replicas_are_refused_where_they_cannot_be_with_what_to_do_instead() {
+    let with = |kind: &str, tail: &str| {
+        format!(
+            "apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  \
+             kind: {kind}\n  image: a:1\n{tail}\n"
+        )
+    };
+    let scaled = "  autoscale: {max: 3, queue: 100}";
+    for good in [
+        with("node-red", "  replicas: 32"),
+        with("node-red", scaled),
+        with("mosquitto", "  replicas: 1"),
+        with("container", "  replicas: 1\n  volumes: [{name: d, path: /d}]"),
+        with("container", "  resources: {cpu: 500m}\n  autoscale: {min: 2, max: 2, cpuPercent: 70}"),
+        with("container", &format!("  container: {{broker: b}}\n{scaled}")),
+    ] {
+        assert!(parse(&good).is_ok(), "{good}");
+    }
+    let refused = [
+        ("container", "  replicas: 0"),
+        ("container", "  replicas: 33"),
+        ("mosquitto", "  replicas: 2"),
+        ("ollama", "  replicas: 2"),
+        ("container", "  replicas: 2\n  volumes: [{name: d, path: /d}]"),
+        ("container", "  replicas: 2\n  ports: [{container: 80, host: 8080}]"),
+        ("node-red", "  replicas: 2\n  autoscale: {max: 3, queue: 1}"),
+        ("node-red", "  autoscale: {min: 4, max: 3, queue: 0}"),
+        ("node-red", "  autoscale: {min: 0, max: 40, queue: 1, scaleDownAfterSeconds: 3601}"),
+        ("node-red", "  autoscale: {max: 3}"),
+        ("node-red", "  autoscale: {max: 3, cpuPercent: 70, queue: 1}"),
+        ("node-red", "  autoscale: {max: 3, cpuPercent: 70}"),
+        ("node-red", "  resources: {cpu: 1}\n  autoscale: {max: 3, cpuPercent: 101}"),
+        ("container", "  autoscale: {max: 3, queue: 1}"),
+    ];
+    insta::assert_snapshot!(refused.map(|(kind, tail)| errors(&with(kind, tail))).join("\n"));
+}
+
+#[test]
+fn one_replica_is_what_a_document_without_the_word_means_and_its_hash_stays() {
+    let plain = |replicas| {
+        let workload = desired::Workload::Container(desired::Container::default());
+        desired::InstanceSpec { replicas, ..desired::InstanceSpec::bare("a".parse().expect("a name"), "a:1", workload) }
+    };
+    let text = serde_json::to_string(&plain(1)).expect("JSON");
+    assert!(!text.contains("replicas") && !text.contains("autoscale"), "{text}");
+    assert_eq!(serde_json::from_str::<desired::InstanceSpec>(&text).expect("its own JSON"), plain(1));
+    assert_ne!(plain(1).hash(), plain(3).hash());
+}

@@ -4,10 +4,11 @@ use crate::{
     ids::Name,
     report::{
         Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
-        MAX_NAMES, Phase, Progress, Reason, Sync,
+        MAX_NAMES, Phase, Progress, Reason, ScaleLimit, ScaleMetric, Sync,
         preflight::{ChangeStep, Check, Verdict},
         printable,
     },
+    scale::{Replicas, Scaled},
 };
 
 macro_rules! word {
@@ -37,8 +38,10 @@ word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
-    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged,
+    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged, NoRoom,
 });
+word!(ScaleMetric, ScaleMetric, { Cpu, Queue });
+word!(ScaleLimit, ScaleLimit, { None, Minimum, Maximum, Capacity, Window });
 
 word!(Verdict, PreflightVerdict, { Fits, FitsAfterCleanUp, Refused });
 word!(Check, PreflightCheck, { Disk, Memory, Port, Subnet, Architecture, Secret });
@@ -80,6 +83,10 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             late: s.late.map_or(0, |l| pb::ChangeStep::from(l).into()),
             next_start_at: s.next_start_at.map(timestamp),
             progress: s.progress.as_ref().map(Into::into),
+            replicas_ready: s.replicas.ready,
+            replicas_desired: s.replicas.desired,
+            replicas_total: s.replicas.total,
+            scaled: s.scaled.map(Into::into),
         }
     }
 }
@@ -134,6 +141,8 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             late: ChangeStep::from_wire(s.late),
             next_start_at: s.next_start_at.as_ref().map(|t| from_timestamp("next_start_at", Some(t))).transpose()?,
             progress: s.progress.map(Into::into),
+            replicas: Replicas { ready: s.replicas_ready, desired: s.replicas_desired, total: s.replicas_total },
+            scaled: s.scaled.as_ref().and_then(Scaled::from_wire),
         })
     }
 }

@@ -76,6 +76,8 @@ fn instance(name: &str) -> InstanceStatus {
         late: None,
         next_start_at: None,
         progress: None,
+        replicas: Default::default(),
+        scaled: None,
     }
 }
 
