@@ -14,6 +14,7 @@ mod outbox;
 mod pass;
 mod recall;
 mod report;
+mod revert;
 mod rounds;
 mod yardstick;
 
@@ -33,7 +34,7 @@ struct Cli {
     /// Short slots and few rounds: for trying out, never for figures
     #[arg(long)]
     quick: bool,
-    /// Only these subjects: outbox, ingest, drain, pass, deploy, hot_deploy, recall, footprint, busy
+    /// Only these subjects: outbox, ingest, drain, pass, deploy, hot_deploy, revert, recall, footprint, busy
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures go
@@ -61,7 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         )*};
     }
-    subject!(outbox, ingest, drain, pass, deploy, hot_deploy, recall, footprint, busy);
+    subject!(outbox, ingest, drain, pass, deploy, hot_deploy, revert, recall, footprint, busy);
     report.write(&cli.json, cli.quick)?;
     println!("{}", report.table(cli.quick));
     println!("{} s; figures in {}", begun.elapsed().as_secs(), cli.json.display());

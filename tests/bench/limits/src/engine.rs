@@ -108,10 +108,14 @@ pub fn observe(socket: &Path, label: &str, path: &str, times: usize) -> anyhow::
 }
 
 /// Seconds from create to the first HTTP answer of what runs inside.
-pub fn container(socket: &Path, image: &str, port: u16) -> anyhow::Result<Value> {
+pub fn container(socket: &Path, image: &str, command: &[String], port: u16) -> anyhow::Result<Value> {
     let mut engine = Engine::connect(socket)?;
     let begun = Instant::now();
-    let made = engine.call("POST", "/containers/create", Some(&json!({"Image": image})))?;
+    let mut body = json!({"Image": image});
+    if !command.is_empty() {
+        body["Cmd"] = json!(command);
+    }
+    let made = engine.call("POST", "/containers/create", Some(&body))?;
     let id = made["Id"].as_str().context("the engine gave no id")?.to_owned();
     let answered = start_and_ask(&mut engine, &id, port, begun);
     engine.call("DELETE", &format!("/containers/{id}?force=1&v=1"), None)?;

@@ -28,7 +28,14 @@ enum Question {
     /// One listing of everything, one inspection of each container with this label, and what it has at this path.
     Observe { socket: PathBuf, label: String, path: String, times: usize },
     /// A container of this image from create until it answers on this port, then removed.
-    Container { socket: PathBuf, image: String, port: u16 },
+    Container {
+        socket: PathBuf,
+        image: String,
+        /// Replaces the image's own.
+        #[serde(default)]
+        command: Vec<String>,
+        port: u16,
+    },
     /// A bare Node-RED, given other flows so many times.
     Deploys { socket: PathBuf, image: String, port: u16, times: usize },
 }
@@ -42,7 +49,7 @@ fn answer(question: Question) -> anyhow::Result<serde_json::Value> {
             runtime.block_on(copy::rows(&url, method, batch, seconds))
         }
         Question::Observe { socket, label, path, times } => engine::observe(&socket, &label, &path, times),
-        Question::Container { socket, image, port } => engine::container(&socket, &image, port),
+        Question::Container { socket, image, command, port } => engine::container(&socket, &image, &command, port),
         Question::Deploys { socket, image, port, times } => engine::deploys(&socket, &image, port, times),
     }
 }
