@@ -11,6 +11,7 @@ use crate::{
     workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
 };
 use choose::Chosen;
+pub use fold::capacity;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::{Brought, Jobs};
 use knock::Doors;
@@ -25,6 +26,7 @@ use redforge_shared::{
     ids::{Digest, HostId, Name},
     report::{Health, HostStatus, Phase, Sync},
 };
+use scaling::Counts;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -40,6 +42,7 @@ use trial::Trials;
 mod assess;
 mod choose;
 mod execute;
+mod fold;
 mod jobs;
 mod knock;
 mod memory;
@@ -47,6 +50,7 @@ mod observe;
 pub mod plan;
 mod reduce;
 mod report;
+mod scaling;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -105,6 +109,8 @@ pub struct Deps {
     pub start_deadline: Duration,
     /// What `collect` hears of the host's brokers. None: nothing is collected, and no instance waits for a session.
     pub brokers_heard: Option<watch::Receiver<BrokersHeard>>,
+    /// What the host has for its instances; none = not known, and taken as enough.
+    pub capacity: Option<plan::room::Capacity>,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -151,6 +157,7 @@ struct View {
     desired: plan::Desired,
     /// Where each broker keeps its sessions.
     homes: BTreeMap<Name, String>,
+    counts: Counts,
 }
 
 impl Reconciler {
@@ -352,9 +359,11 @@ impl Reconciler {
         }
         let homes = sessions::homes(state, &rendered, &seen);
         let waits = self.waits(state, &homes, memory);
-        let desired = reduce::desired(&self.names, state, &site, &rendered, &unmet, &waits);
+        let counts = self.counts(state, &seen, memory);
+        let around = (&counts, self.deps.capacity);
+        let desired = reduce::desired(&self.names, state, &site, (&rendered, &unmet), &waits, around);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
-        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired, homes })
+        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired, homes, counts })
     }
 
     /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.

@@ -119,6 +119,7 @@ async fn start(
         subnet: config.runtime.subnet.clone(),
         start_deadline: config.runtime.start_deadline,
         brokers_heard: Some(brokers_heard),
+        capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     tasks.spawn("reconcile", reconciler.run(tasks.pulse("reconcile", HANGS), stop.clone()));

@@ -140,6 +140,8 @@ pub struct Place<'a> {
     pub replica: u32,
     /// Is it found under the instance's name? One that comes up beside another is not, until it takes over.
     pub named: bool,
+    /// Identity that its label bears: the same for all of an instance's containers.
+    pub hash: Digest,
 }
 
 /// A named volume at a path.

@@ -68,9 +68,24 @@ pub struct Rendered {
     pub live: Option<Files>,
     /// Names of the volumes that hold data.
     pub data: BTreeSet<String>,
+    /// Volumes that hold data of which each replica has one of its own: these are the first one's.
+    pub own: BTreeSet<String>,
 }
 
 impl Rendered {
+    /// The container with this number. What it alone has is in nobody's identity: another number of replicas replaces none
+    /// of those that are there.
+    pub fn of_replica(&self, instance: &Name, number: u32) -> ContainerSpec {
+        let mut container = self.container.clone();
+        for m in container.mounts.iter_mut().filter(|m| self.own.contains(&m.volume)) {
+            m.volume = Names::replica_volume(&m.volume, number);
+        }
+        container.env.insert("REDFORGE_REPLICA".into(), number.to_string());
+        // Two clients of one id throw each other out of the broker.
+        container.env.insert("REDFORGE_CLIENT_ID".into(), format!("{instance}-{number}"));
+        container
+    }
+
     /// Identity of the live files as they can be read back.
     pub fn live_hash(&self) -> Option<Digest> {
         let live = self.live.as_ref()?;
@@ -113,6 +128,11 @@ pub fn secrets_needed(desired: &DesiredState) -> Vec<SecretNeed> {
 
 /// The instance as it shall be on the engine.
 pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) -> Result<Rendered, Unmet> {
+    // Applying it refuses that with the reason; a hub that did not know better is not followed into damaged data.
+    let single = matches!(spec.workload, Workload::Mosquitto(_) | Workload::Ollama(_));
+    if spec.is_replicated() && (single || !spec.volumes.is_empty() || !spec.ports.is_empty()) {
+        return Err(Unmet::Spec(format!("instances[{}].replicas", spec.name)));
+    }
     let mut mounts = Vec::new();
     let mut data = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
@@ -139,6 +159,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         config: None,
         live: None,
         data,
+        own: BTreeSet::new(),
     };
     match &spec.workload {
         Workload::NodeRed(w) => node_red::render(spec, w, around, &mut rendered)?,
@@ -153,7 +174,8 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
     for path in &image.volumes {
         if mounts.iter().all(|m| m.path.trim_end_matches('/') != path.trim_end_matches('/')) {
             let name = around.names.image_volume(&spec.name, path);
-            rendered.data.insert(name.clone());
+            let of = if spec.is_replicated() { &mut rendered.own } else { &mut rendered.data };
+            of.insert(name.clone());
             mounts.push(MountSpec { volume: name, path: path.clone(), read_only: false });
         }
     }

@@ -101,6 +101,7 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         subnet: None,
         start_deadline: Duration::from_secs(120),
         brokers_heard: None,
+        capacity: None,
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(240);

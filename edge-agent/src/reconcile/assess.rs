@@ -45,7 +45,6 @@ pub struct Glance<'a> {
     pub before: Option<&'a InstanceStatus>,
     /// Messages that a broker has thrown away; none while nobody listens to it.
     pub dropped: Option<u64>,
-    pub replicas: Replicas,
     pub scaled: Option<Scaled>,
 }
 
@@ -85,7 +84,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         late: None,
         next_start_at: None,
         progress: progress(g),
-        replicas: g.replicas,
+        replicas: Replicas::default(),
         scaled: g.scaled,
     }
 }
@@ -130,11 +129,17 @@ fn gone_back(g: &Glance<'_>, verdict: Verdict) -> Verdict {
     }
 }
 
+/// Does this container do what its spec asks for now?
+pub fn does(g: &Glance<'_>) -> bool {
+    let Some(c) = g.container else { return false };
+    let Verdict(phase, health, sync, ..) = lived(g, c);
+    (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
+}
+
 /// Does this container do what its spec asks for, and has it for long enough to be trusted?
 pub fn is_ready(g: &Glance<'_>) -> bool {
     let Some(c) = g.container else { return false };
-    let Verdict(phase, health, sync, ..) = lived(g, c);
-    (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate) && up_for(c, g.now).is_none_or(settled)
+    does(g) && up_for(c, g.now).is_none_or(settled)
 }
 
 /// A container that ended this soon after its start may be one that never comes up.

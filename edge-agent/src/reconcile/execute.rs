@@ -103,8 +103,9 @@ impl Deeds<'_> {
             }
             Step::Remove { id, .. } => runtime.remove_container(id).await,
             Step::Create { instance, replica, named, .. } => {
-                let place = Place { instance, replica: *replica, named: *named };
-                let created = runtime.create_container(names, place, &self.rendered(instance)?.container).await;
+                let rendered = self.rendered(instance)?;
+                let place = Place { instance, replica: *replica, named: *named, hash: rendered.container.hash() };
+                let created = runtime.create_container(names, place, &rendered.of_replica(instance, *replica)).await;
                 if let Err(RuntimeError::ImageMissing { .. }) = &created {
                     self.forget_image(instance).await?;
                 }

@@ -8,12 +8,15 @@ use redforge_shared::ids::Name;
 use std::collections::BTreeSet;
 
 pub mod model;
+mod replicas;
+pub mod room;
 #[cfg(test)]
 mod tests;
 
 pub use model::{
     Actual, Blueprint, Desired, FlowsSeen, Found, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted, job_key,
 };
+use room::Budget;
 
 /// The steps, in the order in which they are to be taken.
 pub fn plan(desired: &Desired, memory: &Memory, actual: &Actual) -> Vec<Step> {
@@ -25,9 +28,9 @@ pub fn plan(desired: &Desired, memory: &Memory, actual: &Actual) -> Vec<Step> {
     let mut order: Vec<_> = desired.instances.iter().collect();
     // What others talk to comes first.
     order.sort_by(|a, b| (a.rank, &a.name).cmp(&(b.rank, &b.name)));
-    let mut own = Vec::new();
+    let (mut own, mut budget) = (Vec::new(), Budget::of(desired, actual));
     for wanted in order {
-        bring_up(wanted, memory, actual, &mut own);
+        bring_up(wanted, memory, actual, &mut budget, &mut own);
     }
     ensure_networks(desired, actual, &own, &mut steps);
     steps.extend(own);
@@ -85,7 +88,12 @@ fn ensure_networks(desired: &Desired, actual: &Actual, own: &[Step], steps: &mut
 /// Names that the instance needs now and that objects of others bear: nothing is done until they are free.
 pub fn blocked_by(wanted: &Wanted, actual: &Actual) -> Vec<String> {
     let Blueprint::Ready(shape) = &wanted.blueprint else { return vec![] };
-    let slots: &[String] = match own_of(wanted, actual).as_slice() {
+    let own = own_of(wanted, actual);
+    if shape.replicated {
+        let names = replicas::needed_names(shape, &own).into_iter();
+        return names.filter(|n| actual.foreign.contains(*n)).cloned().collect();
+    }
+    let slots: &[String] = match own.as_slice() {
         [] => &shape.slots[..1],
         // The right one is there: no name is needed.
         own if own.iter().any(|c| is_right(c, shape)) => &[],
@@ -100,7 +108,9 @@ fn own_of<'a>(wanted: &Wanted, actual: &'a Actual) -> Vec<&'a Found> {
 }
 
 fn is_right(c: &Found, shape: &Shape) -> bool {
-    c.hash == shape.hash && c.life != Life::Dead
+    let its = shape.data.iter().chain(shape.own_volumes(c.replica));
+    // A replica that is left alone has volumes of its own in place of the instance's.
+    c.hash == shape.hash && c.life != Life::Dead && its.into_iter().all(|v| c.volumes.contains(v))
 }
 
 /// What it published before anybody listens would be acknowledged and gone.
@@ -108,7 +118,7 @@ fn is_held_back(wanted: &Wanted, c: &Found) -> bool {
     wanted.waits.is_some() && c.started_at.is_empty()
 }
 
-fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
+fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, budget: &mut Budget, steps: &mut Vec<Step>) {
     // Held at the site: nobody touches it. Failed with exactly this spec: it would only fail again.
     if wanted.hold || memory.failed.get(&wanted.name) == Some(&wanted.spec) {
         return;
@@ -132,20 +142,37 @@ fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, steps: &mut Vec<S
     if !blocked_by(wanted, actual).is_empty() {
         return;
     }
-    // Two right ones are left only by a hand that copied: the one that the others find under the name stays.
-    let current = own.iter().copied().filter(|c| is_right(c, shape)).max_by_key(|c| (c.named, c.life == Life::Running));
-    match current {
-        Some(c) => {
-            keep(wanted, shape, c, memory, actual, steps);
-            hand_over(wanted, shape, c, &own, actual, steps);
-        }
-        None => replace(wanted, shape, &own, actual, steps),
+    if shape.replicated {
+        replicas::bring_up(wanted, shape, &own, (memory, actual), budget, steps);
+    } else {
+        bring_up_one(wanted, shape, &own, (memory, actual), budget, steps);
     }
     for (name, volume) in &actual.volumes {
         let old = volume.purpose == Purpose::Config && shape.config.as_ref() != Some(name);
         if old && volume.instance == wanted.name && !is_mounted(name, actual) {
             steps.push(Step::RemoveVolume { instance: wanted.name.clone(), volume: name.clone() });
         }
+    }
+}
+
+/// The only container of an instance.
+fn bring_up_one(
+    wanted: &Wanted,
+    shape: &Shape,
+    own: &[&Found],
+    (memory, actual): (&Memory, &Actual),
+    budget: &mut Budget,
+    steps: &mut Vec<Step>,
+) {
+    // Several right ones are what is left of replicas: the first that the others find under the name stays.
+    let right = own.iter().copied().filter(|c| is_right(c, shape));
+    let current = right.min_by_key(|c| (!c.named, c.life != Life::Running, c.replica));
+    match current {
+        Some(c) => {
+            keep(wanted, shape, c, memory, actual, steps);
+            hand_over(wanted, shape, c, own, actual, steps);
+        }
+        None => replace(wanted, shape, own, actual, budget, steps),
     }
 }
 
@@ -233,7 +260,14 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
 
 /// A new container. Its volumes and files are there before an old one ends. Where two can stand side by side the new one
 /// comes up beside the old one and [`hand_over`] follows; where they share a volume or a port the old one ends first.
-fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, steps: &mut Vec<Step>) {
+fn replace(
+    wanted: &Wanted,
+    shape: &Shape,
+    own: &[&Found],
+    actual: &Actual,
+    budget: &mut Budget,
+    steps: &mut Vec<Step>,
+) {
     let ending = |c: &&&Found| actual.busy.contains(&job_key::stop(&c.id));
     if shape.exclusive && own.iter().any(|c| ending(&c)) {
         return;
@@ -242,7 +276,8 @@ fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, step
     if wanted.waits.is_some() && own.iter().any(|c| c.life.may_run()) {
         return;
     }
-    let beside = !shape.exclusive && own.iter().any(|c| c.life == Life::Running);
+    let serving = own.iter().any(|c| c.life == Life::Running);
+    let beside = serving && !shape.exclusive && budget.take_for_moments(shape.claim);
     let free = |slot: &&String| own.iter().all(|c| c.name != **slot || (c.life == Life::Down || c.life == Life::Dead));
     let replica = if beside { shape.slots.iter().position(|s| free(&s)) } else { Some(0) };
     // Both names are borne by running containers that nobody wants any more: the first of them makes room.
@@ -252,7 +287,7 @@ fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, step
         }
         return;
     };
-    ensure_files(wanted, shape, actual, steps);
+    ensure_files(wanted, shape, 0, actual, steps);
     let mut gone = true;
     for old in own.iter().filter(|c| !beside || !c.life.may_run()) {
         gone &= take_down(old, actual, steps);
@@ -267,9 +302,10 @@ fn replace(wanted: &Wanted, shape: &Shape, own: &[&Found], actual: &Actual, step
     }
 }
 
-fn ensure_files(wanted: &Wanted, shape: &Shape, actual: &Actual, steps: &mut Vec<Step>) {
+/// The volumes and files of its container with this number.
+fn ensure_files(wanted: &Wanted, shape: &Shape, number: u32, actual: &Actual, steps: &mut Vec<Step>) {
     let instance = || wanted.name.clone();
-    let volumes = shape.data.iter().map(|v| (v, Purpose::Data));
+    let volumes = shape.data.iter().chain(shape.own_volumes(number)).map(|v| (v, Purpose::Data));
     let rendered =
         shape.config.iter().map(|v| (v, Purpose::Config)).chain(shape.live.iter().map(|v| (v, Purpose::Live)));
     for (volume, purpose) in volumes.chain(rendered) {

@@ -1,7 +1,11 @@
 //! Reduces what is desired and what was seen to the plain data that planning reads, and statuses to the host's one.
 use super::{
     observe::{AppSeen, FlowSets},
-    plan::{self, Blueprint, FlowsSeen, Found, Life, Purpose, Shape, VolumeFound, Wanted},
+    plan::{
+        self, Blueprint, FlowsSeen, Found, Life, Purpose, Shape, VolumeFound, Wanted,
+        room::{Capacity, Claim},
+    },
+    scaling::Counts,
 };
 use crate::{
     db::ledger::{AcceptedDesired, Site},
@@ -23,9 +27,9 @@ pub fn desired(
     names: &Names,
     state: &DesiredState,
     site: &Site,
-    rendered: &BTreeMap<Name, Rendered>,
-    unmet: &BTreeMap<Name, Unmet>,
+    (rendered, unmet): (&BTreeMap<Name, Rendered>, &BTreeMap<Name, Unmet>),
     waits: &BTreeMap<Name, Name>,
+    (counts, capacity): (&Counts, Option<Capacity>),
 ) -> plan::Desired {
     let wanted = |spec: &InstanceSpec| Wanted {
         name: spec.name.clone(),
@@ -35,7 +39,7 @@ pub fn desired(
         suspend: spec.suspend,
         image: spec.image.clone(),
         blueprint: match (rendered.get(&spec.name), unmet.contains_key(&spec.name)) {
-            (Some(r), _) => Blueprint::Ready(Box::new(shape(names, &spec.name, r))),
+            (Some(r), _) => Blueprint::Ready(Box::new(shape(names, spec, r, counts.of(spec)))),
             (None, true) => Blueprint::Unmet,
             (None, false) => Blueprint::NoImage,
         },
@@ -46,6 +50,7 @@ pub fn desired(
         network: names.network().into(),
         outside: names.outside(),
         instances: state.instances.iter().map(wanted).collect(),
+        capacity,
     }
 }
 
@@ -57,9 +62,14 @@ pub fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
     }
 }
 
-fn shape(names: &Names, instance: &Name, r: &Rendered) -> Shape {
+fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Shape {
+    let numbers = || 0..=replicas.max(1);
     Shape {
-        slots: [0, 1].map(|replica| names.container(instance, replica)),
+        slots: numbers().map(|n| names.container(&spec.name, n)).collect(),
+        replicas,
+        replicated: spec.is_replicated(),
+        claim: claim(spec),
+        own: numbers().map(|n| r.own.iter().map(|v| Names::replica_volume(v, n)).collect()).collect(),
         hash: r.container.hash().hex(),
         outside: r.container.outside,
         // Files that are rewritten while they are used belong to one container too.
@@ -69,6 +79,12 @@ fn shape(names: &Names, instance: &Name, r: &Rendered) -> Shape {
         live: r.live.as_ref().map(|f| f.volume.clone()),
         live_hash: r.live_hash(),
     }
+}
+
+/// What one container of it may use.
+pub fn claim(spec: &InstanceSpec) -> Claim {
+    let cpu_millicores = spec.resources.cpu_millicores.unwrap_or(0);
+    Claim { cpu_millicores, memory_bytes: spec.resources.memory_bytes.unwrap_or(0) }
 }
 
 /// What planning may know of the host; `ready` are the containers that do what their spec asks for.
@@ -120,6 +136,8 @@ fn found(c: &ContainerSeen, ready: &BTreeSet<String>) -> Found {
         id: c.id.clone(),
         name: c.name.clone(),
         instance: c.instance.clone(),
+        replica: c.replica,
+        claim: Claim { cpu_millicores: c.cpu_limit_millicores, memory_bytes: c.memory_limit_bytes },
         hash: c.hash.clone(),
         life: match c.state {
             ContainerState::Created | ContainerState::Exited => Life::Down,
@@ -145,23 +163,30 @@ fn volume(instance: &Name, purpose: VolumePurpose) -> VolumeFound {
     VolumeFound { instance: instance.clone(), purpose }
 }
 
+/// How bad a status is: the worst is the last.
+pub fn rank(health: Health, sync: Sync) -> (usize, usize) {
+    let healths = [Health::Healthy, Health::Unknown, Health::Degraded, Health::Error];
+    let syncs = [Sync::UpToDate, Sync::Paused, Sync::Updating, Sync::OutOfDate, Sync::Drifted, Sync::RolledBack];
+    let health = healths.iter().position(|x| *x == health).unwrap_or(healths.len());
+    (health, syncs.iter().position(|x| *x == sync).unwrap_or(syncs.len()))
+}
+
 /// The host is as well, and as far, as the worst of its instances. `leaving`: containers that nobody wants any more are
 /// still there.
 pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, leaving: bool) -> HostStatus {
-    let health =
-        |h: Health| [Health::Healthy, Health::Unknown, Health::Degraded, Health::Error].iter().position(|x| *x == h);
-    let sync = |s: Sync| {
-        let order = [Sync::UpToDate, Sync::Paused, Sync::Updating, Sync::OutOfDate, Sync::Drifted, Sync::RolledBack];
-        order.iter().position(|x| *x == s).unwrap_or(order.len())
-    };
     let idle = leaving.then_some(Sync::Updating);
-    let worst = instances.iter().max_by_key(|i| (health(i.health), sync(i.sync)));
+    let worst = instances.iter().max_by_key(|i| rank(i.health, i.sync));
     let explains = worst.filter(|w| w.health != Health::Healthy || w.sync != Sync::UpToDate);
     HostStatus {
         generation: accepted.generation,
         spec_sha256: Some(accepted.sha256),
         health: worst.map_or(Health::Healthy, |w| w.health),
-        sync: instances.iter().map(|i| i.sync).chain(idle).max_by_key(|s| sync(*s)).unwrap_or(Sync::UpToDate),
+        sync: instances
+            .iter()
+            .map(|i| i.sync)
+            .chain(idle)
+            .max_by_key(|s| rank(Health::Healthy, *s))
+            .unwrap_or(Sync::UpToDate),
         reason: explains.and_then(|w| w.reason),
         names: explains.map(|w| w.names.clone()).unwrap_or_default(),
         instances,

@@ -6,6 +6,7 @@ use super::{
     ReconcileError, Reconciler, View,
     assess::{self, Glance},
     execute::Faults,
+    fold::{Around, fold},
     memory::{Failed, LastGood, Remembered},
     plan::{self, Blueprint},
     reduce,
@@ -18,6 +19,7 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, Workload},
     report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
+    scale::Replicas,
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::PoisonError};
 use time::Duration;
@@ -88,8 +90,7 @@ impl Reconciler {
             flow_sets: &self.flow_sets,
             before: before.instances.iter().find(|b| b.name == spec.name),
             dropped: self.dropped(view.homes.get(&spec.name)),
-            replicas: Default::default(),
-            scaled: None,
+            scaled: view.counts.scaled.get(&spec.name).copied(),
         }
     }
 
@@ -136,7 +137,7 @@ impl Reconciler {
                 fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
                 ..self.glance(view, memory, (spec, wanted), &before)
             };
-            let status = assess::assess(&glance);
+            let status = self.of_all(view, (spec, wanted), &glance);
             let works = (status.phase, status.health, status.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate);
             if let (true, Blueprint::Ready(shape), Some(image)) =
                 (works && assess::is_ready(&glance), &wanted.blueprint, view.chosen.image(spec, memory))
@@ -187,6 +188,35 @@ impl Reconciler {
         let news = plain(&before) != plain(&status);
         self.status.send_replace(status);
         news
+    }
+
+    /// The instance's one status, whatever the number of its containers.
+    fn of_all<'a>(
+        &self,
+        view: &'a View,
+        (spec, wanted): (&InstanceSpec, &plan::Wanted),
+        glance: &Glance<'a>,
+    ) -> InstanceStatus {
+        let own = || view.seen.containers.iter().filter(|c| c.instance == spec.name);
+        let of = |c: &'a ContainerSeen| Glance { container: Some(c), app: view.apps.get(&c.id), ..*glance };
+        let (hash, wish) = match &wanted.blueprint {
+            Blueprint::Ready(shape) => (Some(&shape.hash), shape.replicas),
+            Blueprint::NoImage | Blueprint::Unmet => (None, view.counts.of(spec)),
+        };
+        let is_right = |c: &&'a ContainerSeen| Some(&c.hash) == hash;
+        // An outdated one that runs serves until its successor does.
+        let serves = |c: &&'a ContainerSeen| {
+            if is_right(c) { assess::does(&of(c)) } else { c.named && c.state == ContainerState::Running }
+        };
+        let desired = if spec.suspend { 0 } else { view.counts.short.get(&spec.name).copied().unwrap_or(wish) };
+        let counts = Replicas { ready: own().filter(serves).count() as u32, desired, total: own().count() as u32 };
+        let one = InstanceStatus { replicas: counts, ..assess::assess(glance) };
+        if !spec.is_replicated() {
+            return one;
+        }
+        let each: Vec<_> = own().filter(|c| !is_right(c) || c.replica < wish).map(|c| assess::assess(&of(c))).collect();
+        let is_short = view.counts.short.contains_key(&spec.name);
+        fold(one, &each, Around { counts, is_short, now: glance.now, before: glance.before })
     }
 
     /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.

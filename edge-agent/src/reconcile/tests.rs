@@ -10,6 +10,8 @@ use redforge_shared::{
 };
 use std::collections::BTreeSet;
 
+mod replicas;
+
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
 
@@ -95,6 +97,7 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         // What is not there at the first look has failed.
         start_deadline: Duration::ZERO,
         brokers_heard: None,
+        capacity: None,
     }
 }
 
@@ -294,7 +297,9 @@ async fn an_image_reference_means_what_it_meant_when_it_was_first_used() {
 }
 
 prop_compose! {
-    fn any_instance()(who in 0..4_usize, kind in 0..3_u8, flags in any::<[bool; 4]>()) -> InstanceSpec {
+    fn any_instance()(
+        who in 0..4_usize, kind in 0..3_u8, flags in any::<[bool; 4]>(), replicas in 1..4_u32,
+    ) -> InstanceSpec {
         let who = ["a", "b", "c", "d"][who];
         let mut spec = match kind {
             0 => plain(who),
@@ -309,6 +314,9 @@ prop_compose! {
         spec.suspend = suspend;
         spec.restart_nonce = if nonce { "1".into() } else { String::new() };
         spec.volumes = volume.then(|| Volume { name: name("keep"), path: "/keep".into() }).into_iter().collect();
+        if kind != 1 && !volume {
+            spec.replicas = replicas;
+        }
         spec
     }
 }
@@ -338,18 +346,27 @@ proptest! {
                 engine.fail_every(Some(fail_every));
                 agent.passes(4).await;
                 engine.fail_every(None);
-                agent.passes(8).await;
+                agent.passes(32).await;
                 let mine: BTreeMap<_, _> = engine.containers().into_iter().filter(|(_, c)| c.0 == host(1)).collect();
                 let wanted = agent.ledger.desired().expect("accepted").state.instances.clone();
+                let mut held = Vec::new();
                 for w in &wanted {
-                    let slots = [0, 1].map(|n| agent.reconciler.names.container(&w.name, n));
-                    let found = slots.iter().find_map(|s| mine.get(s)).map(|c| c.1);
-                    match found {
-                        Some(state) => assert_eq!(state == ContainerState::Running, !w.suspend, "{}", w.name),
-                        None => assert!(w.suspend, "{} is missing", w.name),
+                    let own: Vec<_> = (0..5).filter_map(|n| mine.get(&agent.reconciler.names.container(&w.name, n))).collect();
+                    let running = own.iter().filter(|c| c.1 == ContainerState::Running).count();
+                    if w.suspend {
+                        assert_eq!(running, 0, "{}", w.name);
+                    } else {
+                        assert_eq!((own.len(), running), (w.replicas as usize, w.replicas as usize), "{}", w.name);
                     }
                 }
-                assert!(mine.len() <= wanted.len(), "containers that nobody wants: {:?}", mine.keys());
+                let most: u32 = wanted.iter().map(|w| w.replicas + 1).sum();
+                assert!(mine.len() <= most as usize, "containers that nobody wants: {:?}", mine.keys());
+                for c in mine.values().filter(|c| c.1 == ContainerState::Running) {
+                    let data = c.2.mounts.iter().filter(|m| !m.read_only);
+                    held.extend(data.map(|m| m.volume.clone()));
+                }
+                let once: std::collections::BTreeSet<_> = held.iter().collect();
+                assert_eq!(once.len(), held.len(), "two containers hold one volume: {held:?}");
                 let volumes = engine.volumes();
                 assert!(data.iter().all(|d| volumes.contains_key(d)), "a data volume is gone");
                 let is_data = |(n, p): (String, crate::runtime::VolumePurpose)| (p == crate::runtime::VolumePurpose::Data).then_some(n);

@@ -196,7 +196,7 @@ impl World {
             name: name.clone(),
             instance: place.instance.clone(),
             replica: place.replica,
-            hash: spec.hash().hex(),
+            hash: place.hash.hex(),
             state: ContainerState::Created,
             started_at: String::new(),
             exit_code: 0,

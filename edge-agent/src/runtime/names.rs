@@ -51,6 +51,11 @@ impl Names {
         self.volume_of(instance, &format!("vol-{}-{unique}", words.to_ascii_lowercase()))
     }
 
+    /// What a replica has in place of a data volume of its instance; the first has that volume itself.
+    pub fn replica_volume(volume: &str, number: u32) -> String {
+        if number == 0 { volume.to_owned() } else { format!("{volume}-r{number}") }
+    }
+
     /// The volume of rendered files with this content.
     pub fn config_volume(&self, instance: &Name, content: Digest) -> String {
         self.volume_of(instance, &format!("cfg-{}", &content.hex()[..12]))
@@ -143,6 +148,7 @@ mod tests {
                 all.push(names.live_volume(instance));
                 all.push(names.image_volume(instance, "/data"));
                 all.push(names.image_volume(instance, "/Data"));
+                all.extend((1..3).map(|n| Names::replica_volume(&names.image_volume(instance, "/data"), n)));
                 all.extend(contents.iter().map(|c| names.config_volume(instance, Digest::of(&[*c]))));
             }
             let unique: BTreeSet<_> = all.iter().collect();

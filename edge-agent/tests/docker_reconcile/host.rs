@@ -178,6 +178,7 @@ fn run(
         subnet: None,
         start_deadline: Duration::from_secs(20),
         brokers_heard,
+        capacity: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     let tasks = Tasks::new();

@@ -1,4 +1,5 @@
 //! The plain data that planning reads, and the closed list of steps that it writes.
+use super::room::{Capacity, Claim};
 use redforge_shared::ids::{Digest, Name};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +14,8 @@ pub struct Desired {
     /// The name of the network that reaches beyond the host.
     pub outside: String,
     pub instances: Vec<Wanted>,
+    /// What the host has; none = not known, and taken as enough.
+    pub capacity: Option<Capacity>,
 }
 
 /// One instance that shall be there.
@@ -47,21 +50,34 @@ pub enum Blueprint {
 /// What of a rendered instance planning must know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// Names that its containers may bear, by replica; the second is for a container that comes up beside the first.
-    pub slots: [String; 2],
+    /// Names that its containers may bear, by number; the last is for a container that comes up beside the others.
+    pub slots: Vec<String>,
+    /// How many containers.
+    pub replicas: u32,
+    /// Has more than one container, or may come to have.
+    pub replicated: bool,
+    /// What each of its containers may use.
+    pub claim: Claim,
     /// Hash of what only a new container can change.
     pub hash: String,
     pub outside: bool,
     /// Holds a volume or a port that two containers cannot hold at once.
     pub exclusive: bool,
     pub data: BTreeSet<String>,
+    /// Data volumes that each replica has for itself, by number.
+    pub own: Vec<BTreeSet<String>>,
     pub config: Option<String>,
     pub live: Option<String>,
     pub live_hash: Option<Digest>,
 }
 
 impl Shape {
-    /// Every volume that it mounts.
+    /// The volumes that this replica has for itself.
+    pub fn own_volumes(&self, number: u32) -> impl Iterator<Item = &String> {
+        self.own.get(number as usize).into_iter().flatten()
+    }
+
+    /// Every volume that all of its containers mount.
     pub fn volumes(&self) -> impl Iterator<Item = &String> {
         self.data.iter().chain(&self.config).chain(&self.live)
     }
@@ -106,6 +122,9 @@ pub struct Found {
     pub id: String,
     pub name: String,
     pub instance: Name,
+    /// Its number among the instance's containers.
+    pub replica: u32,
+    pub claim: Claim,
     pub hash: String,
     pub life: Life,
     /// Empty: never.

@@ -1,9 +1,10 @@
 //! Plans that a reviewer can read.
-use super::*;
+use super::{room::Claim, *};
 use redforge_shared::ids::Digest;
 use std::collections::BTreeMap;
 
 mod properties;
+mod replicas;
 
 fn name(s: &str) -> Name {
     s.parse().expect("a name")
@@ -22,7 +23,8 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
         suspend: false,
         image: format!("{instance}:1"),
         blueprint: Blueprint::Ready(Box::new(Shape {
-            slots: [0, 1].map(|n| format!("rf-{instance}-{n}")),
+            slots: (0..2).map(|n| format!("rf-{instance}-{n}")).collect(),
+            replicas: 1,
             hash: hash.into(),
             exclusive: true,
             data: [format!("rf-{instance}-data")].into(),
@@ -45,6 +47,8 @@ fn found(instance: &str, hash: &str, life: Life) -> Found {
         id: format!("id-{instance}"),
         name: format!("rf-{instance}-0"),
         instance: name(instance),
+        replica: 0,
+        claim: Claim::default(),
         hash: hash.into(),
         life,
         started_at: "T1".into(),
@@ -56,7 +60,12 @@ fn found(instance: &str, hash: &str, life: Life) -> Found {
 }
 
 fn desired(instances: impl IntoIterator<Item = Wanted>) -> Desired {
-    Desired { network: "rf".into(), outside: "rf-out".into(), instances: instances.into_iter().collect() }
+    Desired {
+        network: "rf".into(),
+        outside: "rf-out".into(),
+        instances: instances.into_iter().collect(),
+        capacity: None,
+    }
 }
 
 fn text(desired: &Desired, memory: &Memory, actual: &Actual) -> String {
@@ -335,7 +344,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
             Step::Create { instance, container, replica, named } => {
                 let shape = shape_of(instance);
                 assert_eq!(*container, shape.slots[*replica as usize]);
-                create(instance, container, *named, &shape, desired, actual);
+                create((instance, *replica), container, *named, &shape, desired, actual);
             }
             Step::TakeName { container, .. } => {
                 actual.containers.iter_mut().filter(|c| c.name == *container).for_each(|c| c.named = true);
@@ -360,12 +369,20 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
     }
 }
 
-fn create(instance: &Name, container: &str, named: bool, shape: &Shape, desired: &Desired, actual: &mut Actual) {
+fn create(
+    (instance, replica): (&Name, u32),
+    container: &str,
+    named: bool,
+    shape: &Shape,
+    desired: &Desired,
+    actual: &mut Actual,
+) {
     assert!(actual.networks.contains(&desired.network));
     assert!(actual.containers.iter().all(|c| c.name != *container), "a name is taken twice");
-    let volumes: BTreeSet<_> = shape.volumes().cloned().collect();
+    let volumes: BTreeSet<_> = shape.volumes().chain(shape.own_volumes(replica)).cloned().collect();
     assert!(volumes.iter().all(|v| actual.volumes.contains_key(v)), "a volume is missing");
-    let exclusive = |v: &&String| shape.exclusive && shape.config.as_ref() != Some(*v);
+    let own: BTreeSet<_> = shape.own_volumes(replica).collect();
+    let exclusive = |v: &&String| (shape.exclusive && shape.config.as_ref() != Some(*v)) || own.contains(v);
     let held = |v: &String| actual.containers.iter().any(|c| c.life.may_run() && c.volumes.contains(v));
     assert!(!volumes.iter().filter(exclusive).any(held), "two containers hold an exclusive volume");
     let live = shape.live_hash.map(|h| (format!("new-{container}-{}", shape.hash), h));
@@ -376,6 +393,8 @@ fn create(instance: &Name, container: &str, named: bool, shape: &Shape, desired:
         named,
         started_at: String::new(),
         volumes,
+        replica,
+        claim: shape.claim,
         ..found(instance.as_str(), &shape.hash, Life::Down)
     });
 }

@@ -28,7 +28,7 @@ impl Docker {
                 let there = client.inspect_container(&name, None::<query::InspectContainerOptions>).await;
                 let there = there.map_err(|e| failed("inspect", &name, e))?;
                 let found = there.config.and_then(|c| c.labels);
-                let same = found.as_ref().and_then(|l| l.get(labels::CONTAINER_HASH)) == Some(&spec.hash().hex());
+                let same = found.as_ref().and_then(|l| l.get(labels::CONTAINER_HASH)) == Some(&place.hash.hex());
                 if is_ours(names, found.as_ref()) && same { Ok(()) } else { Err(RuntimeError::Foreign { name }) }
             }
             // Of everything that a create names, only the image may be unknown without us having looked.
@@ -103,7 +103,7 @@ fn body(names: &Names, place: Place<'_>, spec: &ContainerSpec) -> ContainerCreat
     let instance = place.instance;
     labels.insert(labels::INSTANCE.into(), instance.to_string());
     labels.insert(labels::REPLICA.into(), place.replica.to_string());
-    labels.insert(labels::CONTAINER_HASH.into(), spec.hash().hex());
+    labels.insert(labels::CONTAINER_HASH.into(), place.hash.hex());
     let aliases = place.named.then(|| vec![instance.to_string()]);
     let endpoint = EndpointSettings { aliases, ..Default::default() };
     ContainerCreateBody {
