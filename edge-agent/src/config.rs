@@ -49,6 +49,8 @@ struct Written {
     page: WrittenPage,
     /// Records that wait for the hub.
     outbox: WrittenOutbox,
+    /// What people at the site may do.
+    site: WrittenSite,
     /// Logging.
     log: WrittenLog,
 }
@@ -105,6 +107,13 @@ struct WrittenOutbox {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct WrittenSite {
+    /// Seconds, 0 to 2592000 (30 days), that a hold may last at most; 0: nobody may hold; default: 86400 (a day).
+    max_hold_s: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct WrittenLog {
     /// Tracing filter, such as `info` or `info,redforge_edge::link=debug`; default: `info`.
     filter: Option<String>,
@@ -121,10 +130,14 @@ pub struct Config {
     /// Loopback address of the status page; none = only the unix socket.
     pub page_listen: Option<SocketAddr>,
     pub outbox: OutboxConfig,
+    /// How long a hold may last at most.
+    pub max_hold: Duration,
     /// Tracing filter.
     pub log_filter: String,
     /// Standard error goes to systemd's journal.
     pub journal: bool,
+    /// Who became root to run this command, as sudo says.
+    pub sudo_user: Option<String>,
 }
 
 /// Where Docker is and which addresses its networks may use.
@@ -167,6 +180,7 @@ impl Config {
                 "max_bytes": self.outbox.max_bytes, "hub_rpo_s": self.outbox.hub_rpo_s,
                 "reserve_bytes": self.outbox.reserve_bytes,
             },
+            "site": {"max_hold_s": self.max_hold.as_secs()},
             "log": {"filter": self.log_filter},
         });
         // TOML has no word for nothing.
@@ -359,6 +373,10 @@ impl Written {
         if outbox.max_bytes < 1 << 20 {
             return Err(value(format!("outbox.max_bytes: {} is less than 1 MiB", outbox.max_bytes)));
         }
+        let max_hold_s = self.site.max_hold_s.unwrap_or(86_400);
+        if max_hold_s > 30 * 86_400 {
+            return Err(value(format!("site.max_hold_s: {max_hold_s} is not within 0 to 2592000")));
+        }
         let config = Config {
             hub_urls,
             state_dir,
@@ -371,8 +389,10 @@ impl Written {
             },
             page_listen,
             outbox,
+            max_hold: Duration::from_secs(max_hold_s.into()),
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),
+            sudo_user: env.get("SUDO_USER").map(str::to_owned),
         };
         let socket = config.status_socket();
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
@@ -406,83 +426,4 @@ fn check_block(name: &str, text: &str, longest: u8) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn env(vars: &[(&str, &str)]) -> Environment {
-        let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Environment { vars, root: false }
-    }
-
-    fn load(text: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("edge.toml");
-        std::fs::write(&path, text).expect("written");
-        let flags = Flags { config: Some(path), ..Flags::default() };
-        let mut vars = vars.to_vec();
-        vars.push(("HOME", "/home/someone"));
-        Config::load(&flags, &env(&vars))
-    }
-
-    #[test]
-    fn an_empty_file_gives_the_defaults() {
-        let c = load("", &[("XDG_RUNTIME_DIR", "/run/user/1000")]).expect("valid");
-        assert_eq!(c.state_dir, Path::new("/home/someone/.local/state/redforge-edge"));
-        assert_eq!(c.run_dir, Path::new("/run/user/1000/redforge-edge"));
-        assert_eq!(c.runtime.pool, "10.231.64.0/18");
-        assert_eq!(c.page_listen, Some("127.0.0.1:7460".parse().expect("an address")));
-        let off = load("[page]\nlisten = \"off\"\n", &[]).expect("valid");
-        assert_eq!(off.page_listen, None);
-    }
-
-    #[test]
-    fn what_is_shown_can_be_written_and_comes_to_the_same() {
-        let full = "hub_url = [\"https://a:1\", \"https://b:2\"]\n[page]\nlisten = \"off\"\n[runtime]\nsubnet = \"10.9.0.0/24\"\n";
-        for text in ["", full] {
-            let config = load(text, &[]).expect("valid");
-            let shown = config.as_toml();
-            assert_eq!(load(&shown, &[]).unwrap_or_else(|e| panic!("{e}: {shown}")), config, "{shown}");
-        }
-    }
-
-    #[test]
-    fn the_environment_wins_over_the_file() {
-        let text = "[outbox]\nmax_bytes = 2000000\n[runtime]\npool = \"10.1.0.0/16\"\n";
-        let c = load(text, &[("REDFORGE_EDGE__OUTBOX__MAX_BYTES", "3000000")]).expect("valid");
-        assert_eq!((c.outbox.max_bytes, c.runtime.pool.as_str()), (3_000_000, "10.1.0.0/16"));
-    }
-
-    #[test]
-    fn every_refusal_names_the_setting() {
-        let long = format!("[state]\nrun_dir = \"/{}\"\n", "x".repeat(120));
-        let cases = [
-            ("hub_ulr = \"https://h:1\"", "hub_ulr"),
-            ("hub_url = \"http://h:1\"", "hub_url"),
-            ("[runtime]\npool = \"10.1.2.3/16\"", "runtime.pool"),
-            ("[runtime]\nsubnet = \"10.1.2.0/40\"", "runtime.subnet"),
-            ("[runtime]\nstart_deadline_s = 1", "runtime.start_deadline_s"),
-            ("[page]\nlisten = \"0.0.0.0:80\"", "page.listen"),
-            ("port_base = 0", "port_base"),
-            ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),
-            ("[state]\ndir = \"relative\"", "state.dir"),
-            (long.as_str(), "state.run_dir"),
-        ];
-        for (text, name) in cases {
-            let error = load(text, &[]).expect_err(text).to_string();
-            assert!(error.contains(name), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_conf_d_adds_to_the_main_file() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("edge.toml");
-        std::fs::write(&path, "[outbox]\nmax_bytes = 2000000\nhub_rpo_s = 5\n").expect("written");
-        std::fs::create_dir(dir.path().join("conf.d")).expect("made");
-        std::fs::write(dir.path().join("conf.d/edge-10.toml"), "[outbox]\nhub_rpo_s = 7\n").expect("written");
-        std::fs::write(dir.path().join("conf.d/hub-10.toml"), "[agents]\nlisten = \"\"\n").expect("written");
-        let flags = Flags { config: Some(path), ..Flags::default() };
-        let c = Config::load(&flags, &env(&[("HOME", "/h")])).expect("valid");
-        assert_eq!((c.outbox.max_bytes, c.outbox.hub_rpo_s), (2_000_000, 7));
-    }
-}
+mod tests;

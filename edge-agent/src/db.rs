@@ -138,6 +138,22 @@ pub(crate) fn quick_check(conn: &Connection) -> rusqlite::Result<Option<String>>
     Ok((verdict != "ok").then_some(verdict))
 }
 
+/// Reads a file that somebody else may be writing, whole, and changes nothing in it: its first complaint, or why it cannot
+/// be read.
+pub fn examine(path: &Path) -> Result<Option<String>, String> {
+    let look = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        quick_check(&conn)
+    };
+    match look() {
+        Ok(verdict) => Ok(verdict),
+        Err(e) if is_damage(&e) => Ok(Some(e.to_string())),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
 fn adopt(conn: &Connection, path: &Path, shape: &Shape) -> Result<(), OpenError> {
     let read = || -> rusqlite::Result<(i32, bool)> {
         let id = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;

@@ -153,8 +153,12 @@ impl Enrolled {
         let mut chain = vec![der(&self.certificate)];
         chain.extend(self.chain.iter().map(der));
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.0.to_vec()));
-        let roots = self.roots.iter().map(der).collect();
-        tls::client_config(tls::Trust::Roots(roots), Some(tls::Identity { chain, key }), floor)
+        tls::client_config(tls::Trust::Roots(self.roots()), Some(tls::Identity { chain, key }), floor)
+    }
+
+    /// The roots that this host trusts.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.roots.iter().map(|b| CertificateDer::from(b.0.to_vec())).collect()
     }
 
     /// Begin and end of the certificate.

@@ -2,9 +2,12 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use redforge_edge::{
     config::{Config, Environment, Flags},
+    doctor,
     enroll::{self, Outcome},
     link::dial::HubUrl,
-    run, status,
+    logs, run,
+    site::{self, Deed, Target, span},
+    status,
 };
 use redforge_shared::{
     clock::{Clock, SystemClock},
@@ -20,6 +23,13 @@ const ENROLL_CODES: &str = "Exit codes: 0 enrolled (or was before, with the same
     expired, used up, unknown, or used by another host), 4 the CA pin does not match, 5 enrolled with another hub, 8 the \
     hub cannot be reached or does not answer (try again: the same request is repeated), 64 wrong usage.";
 const STATUS_CODES: &str = "Exit codes: 0 the agent runs, 3 it does not run, 1 failed, 64 wrong usage or settings.";
+
+const SITE_CODES: &str = "It works with the hub away, and while the agent is down. Exit codes: 0 done, 1 refused or failed \
+    (the line says why and what to do), 64 wrong usage or settings.";
+const DOCTOR_CODES: &str = "It changes nothing and needs neither hub nor agent; run it as root or as redforge-edge. Exit codes: 0 all \
+    is well, 1 something to look at, 2 something failed, 64 wrong usage or settings.";
+const LOGS_CODES: &str = "Lines of both outputs, with what a terminal would obey made visible; read from Docker, so it works with \
+    the hub away and while the agent is down. Exit codes: 0 done, 1 failed, 64 wrong usage or settings.";
 
 /// RedForge edge agent: makes Docker match what the hub wants and keeps every record until the hub has it.
 #[derive(Parser)]
@@ -45,6 +55,44 @@ enum Command {
         /// How to print it
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
+    },
+    /// Look at everything the agent needs and say what to do about what is wrong
+    #[command(after_help = DOCTOR_CODES)]
+    Doctor {
+        #[command(flatten)]
+        at: Where,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Leave instances as they are for a while, whatever the hub wants; it ends by itself
+    #[command(after_help = SITE_CODES)]
+    Hold(HoldArgs),
+    /// End a hold before its time
+    #[command(after_help = SITE_CODES)]
+    Release(TargetArgs),
+    /// Give instances a new container, in place of the one they have
+    #[command(after_help = SITE_CODES)]
+    Restart {
+        /// Instances of this host
+        #[arg(required = true)]
+        names: Vec<Name>,
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Show what an instance prints
+    #[command(after_help = LOGS_CODES)]
+    Logs {
+        /// Instance of this host
+        name: Name,
+        /// Go on until stopped
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last so many lines of each container
+        #[arg(long, default_value_t = 200)]
+        tail: u32,
+        #[command(flatten)]
+        at: Where,
     },
     /// Look at the settings
     Config {
@@ -93,6 +141,36 @@ struct EnrollArgs {
     at: Where,
 }
 
+#[derive(Args)]
+struct TargetArgs {
+    /// Instances of this host
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    names: Vec<Name>,
+    /// The whole host, with what is yet to come
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    at: Where,
+}
+
+#[derive(Args)]
+struct HoldArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// For how long: 90s, 30m, 2h, 1d; the agent's settings say how long at most (site.max_hold_s)
+    #[arg(long = "for", value_name = "TIME", value_parser = span::parse)]
+    span: u64,
+    /// Why; the hub's operators read it, with your user name
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+impl TargetArgs {
+    fn target(self) -> Target {
+        if self.all { Target::Host } else { Target::Instances(self.names) }
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Output {
     Table,
@@ -137,6 +215,13 @@ pub fn main() -> ExitCode {
         Command::Run(at) => at.load().map(run_agent),
         Command::Enroll(args) => enroll_host(args),
         Command::Status { at, output } => at.load().map(|config| show_status(&config, output)),
+        Command::Doctor { at, output } => at.load().map(|config| examine(&config, output)),
+        Command::Hold(HoldArgs { target, span, reason }) => {
+            target.at.load().map(|c| at_the_site(&c, Deed::Hold { of: target.target(), for_s: span, reason }))
+        }
+        Command::Release(target) => target.at.load().map(|c| at_the_site(&c, Deed::Release { of: target.target() })),
+        Command::Restart { names, at } => at.load().map(|c| at_the_site(&c, Deed::Restart { instances: names })),
+        Command::Logs { name, follow, tail, at } => at.load().map(|c| show_logs(&c, &name, follow, tail)),
         Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {
             say(&format!("{}\n# The settings can be used.", config.as_toml()));
             ExitCode::SUCCESS
@@ -190,6 +275,50 @@ fn enroll_host(args: EnrollArgs) -> Result<ExitCode, ExitCode> {
         }
         Err(e) => fail(&Chain(&e).to_string(), e.exit_code()),
     })
+}
+
+fn examine(config: &Config, output: Output) -> ExitCode {
+    let runtime = match runtime(2) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    let findings = runtime.block_on(doctor::examine(config, &SystemClock));
+    let worst = doctor::worst(&findings);
+    match output {
+        Output::Table => say(&doctor::render(&findings)),
+        Output::Json => {
+            let json = serde_json::json!({ "verdict": worst, "checks": findings });
+            say(&serde_json::to_string_pretty(&json).expect("findings can be written as JSON"));
+        }
+    }
+    ExitCode::from(worst.exit_code())
+}
+
+/// Hold, release, restart: by the running agent, or in its ledger.
+fn at_the_site(config: &Config, deed: Deed) -> ExitCode {
+    let runtime = match runtime(2) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(site::ask::ask(config, &SystemClock, deed)) {
+        Ok(done) => {
+            done.lines.iter().for_each(|line| say(line));
+            ExitCode::SUCCESS
+        }
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
+}
+
+fn show_logs(config: &Config, name: &Name, follow: bool, tail: u32) -> ExitCode {
+    let runtime = match runtime(2) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    let mut out = std::io::stdout();
+    match runtime.block_on(logs::show(config, name, follow, tail, &mut out)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
 }
 
 fn show_status(config: &Config, output: Output) -> ExitCode {

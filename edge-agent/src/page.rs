@@ -1,27 +1,28 @@
-//! The agent's own status as JSON, on a unix socket in the run folder and, if wanted, on a loopback port. It reads what
-//! the other rooms publish and decides nothing; `redforge-edge status` turns it into sentences.
+//! The agent's own status, on a unix socket in the run folder and, if wanted, as a read-only page on a loopback port. It
+//! reads what the other rooms publish and decides nothing; `redforge-edge status` turns it into sentences.
+//!
+//! On the socket, whose other end the kernel names, it also takes what a person asks of the site's own hand (`site`); on
+//! the port nothing can be asked but to look.
 use crate::{
+    db::ledger::Ledger,
     identity::IdentityDir,
     link::{LinkView, OutboxNumbers, effective},
+    site::{self, Asked, Asking, Refusal},
 };
-use http_body_util::Full;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, Response, StatusCode, body::Incoming, header, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use redforge_shared::{
     clock::SharedClock,
     daemon::Tasks,
+    error::Chain,
     ids::{HostId, Name},
-    report::{HostFacts, HostStatus},
+    report::{Hold, HostFacts, HostStatus},
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    convert::Infallible, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration,
 };
 use time::OffsetDateTime;
 use tokio::{
@@ -30,6 +31,12 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
+pub mod ask;
+mod html;
+
+/// Longest question, and how long it may take to arrive.
+const MAX_QUESTION_BYTES: usize = 64 << 10;
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Visitors at the same time.
 const MAX_VISITORS: usize = 16;
 /// How often a taken port is tried again.
@@ -57,6 +64,26 @@ pub struct StatusView {
     /// What does not work and stops nothing, such as a port that is taken.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What is held at the site, the whole host first.
+    #[serde(default)]
+    pub holds: Vec<HoldView>,
+}
+
+/// What is held at the site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HoldView {
+    /// None: the whole host.
+    pub instance: Option<Name>,
+    pub hold: Hold,
+}
+
+impl HoldView {
+    /// Every hold that counts now.
+    pub async fn read(ledger: &Ledger, now: OffsetDateTime) -> Vec<Self> {
+        let Ok(site) = ledger.site(now).await else { return Vec::new() };
+        let host = site.host.into_iter().map(|hold| Self { instance: None, hold });
+        host.chain(site.holds.into_iter().map(|(name, hold)| Self { instance: Some(name), hold })).collect()
+    }
 }
 
 /// Who the host is.
@@ -91,6 +118,7 @@ pub struct Sources {
     pub status: watch::Receiver<HostStatus>,
     pub outbox: watch::Receiver<Vec<OutboxNumbers>>,
     pub facts: watch::Receiver<HostFacts>,
+    pub ledger: Ledger,
 }
 
 /// How far the agent has come.
@@ -110,11 +138,15 @@ pub struct Page {
     /// Why the loopback port is not open, while it is not.
     pub port: watch::Receiver<Option<String>>,
     pub outbox_max_bytes: u64,
-    pub state_dir: PathBuf,
+    /// How long a hold may last at most.
+    pub max_hold: Duration,
 }
 
+/// Who asks: the user at the other end of the socket. On the port nobody is known.
+type Visitor = Option<u32>;
+
 impl Page {
-    fn view(&self) -> StatusView {
+    async fn view(&self) -> StatusView {
         let stage = self.stage.borrow().clone();
         let host = HostView::read(&self.identity);
         let mut view = StatusView {
@@ -129,6 +161,7 @@ impl Page {
             outbox_max_bytes: self.outbox_max_bytes,
             facts: HostFacts::default(),
             warnings: self.port.borrow().iter().cloned().collect(),
+            holds: Vec::new(),
         };
         match stage {
             Stage::Starting(why) => view.starting = Some(why),
@@ -138,23 +171,82 @@ impl Page {
                 view.status = Some(effective(&sources.status.borrow(), link.overlay.as_ref(), &view.facts));
                 view.link = Some(link);
                 view.outbox.clone_from(&sources.outbox.borrow());
+                view.holds = HoldView::read(&sources.ledger, view.at).await;
             }
         }
         view
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<bytes::Bytes>> {
-        let (code, body) = match (request.method().as_str(), request.uri().path()) {
-            ("GET", "/status") => {
-                (StatusCode::OK, serde_json::to_vec(&self.view()).expect("a view has no value that JSON cannot hold"))
-            }
-            _ => (StatusCode::NOT_FOUND, b"{\"error\":\"only GET /status is here\"}".to_vec()),
-        };
-        let mut response = Response::new(Full::new(body.into()));
-        *response.status_mut() = code;
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        response
+    async fn answer(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Full<Bytes>> {
+        if visitor.is_none() && !is_local(&request) {
+            return problem(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this page answers to loopback addresses and localhost only",
+            );
+        }
+        match (request.method().as_str(), request.uri().path(), visitor) {
+            ("GET", "/status", _) => json(StatusCode::OK, &self.view().await),
+            ("GET", "/", _) => html::response(&self.view().await),
+            ("POST", "/site", Some(uid)) => self.take(request, uid).await,
+            _ => problem(StatusCode::NOT_FOUND, "GET / is the page, GET /status the same as JSON"),
+        }
     }
+
+    /// What a person at the machine asks.
+    async fn take(&self, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+        let Stage::Working(sources) = self.stage.borrow().clone() else {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent starts");
+        };
+        let reading = Limited::new(request.into_body(), MAX_QUESTION_BYTES).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(QUESTION_TIMEOUT, reading).await else {
+            return problem(StatusCode::BAD_REQUEST, "the question did not arrive, or is too long");
+        };
+        let asked: Asked = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(asked) => asked,
+            Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("the question is not understood: {e}")),
+        };
+        let by = site::who(uid, asked.sudo_user.as_deref());
+        let asking = Asking { by, now: self.clock.now(), max_hold: self.max_hold };
+        match site::take(&sources.ledger, &asking, &asked.deed).await {
+            Ok(done) => json(StatusCode::OK, &done),
+            Err(e @ Refusal::Ledger(_)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &Chain(&e).to_string()),
+            Err(e) => problem(StatusCode::UNPROCESSABLE_ENTITY, &e.to_string()),
+        }
+    }
+}
+
+/// A page of the net that has made its name mean this machine must not read ours: only names of this machine are answered.
+fn is_local(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn json(code: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(value).expect("a view has no value that JSON cannot hold");
+    response(code, "application/json", body)
+}
+
+fn problem(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    json(code, &serde_json::json!({ "error": text }))
+}
+
+fn response(code: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = code;
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, html::POLICY),
+    ] {
+        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Binds the unix socket; a socket that a dead agent left is replaced (the state folder's lock says it is dead).
@@ -180,7 +272,11 @@ pub async fn serve_unix(page: Page, listener: UnixListener, tasks: Tasks) {
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => visit(&page, stream, &seats, &tasks),
+            Ok((stream, _)) => {
+                // A peer that has gone already is nobody.
+                let visitor = stream.peer_cred().ok().map(|p| p.uid());
+                visit(&page, stream, visitor, &seats, &tasks);
+            }
             Err(e) => pause(&e).await,
         }
     }
@@ -212,7 +308,7 @@ pub async fn serve_port(page: Page, addr: SocketAddr, trouble: watch::Sender<Opt
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _)) => visit(&page, stream, &seats, &tasks),
+            Ok((stream, _)) => visit(&page, stream, None, &seats, &tasks),
             Err(e) => pause(&e).await,
         }
     }
@@ -227,6 +323,7 @@ async fn pause(error: &io::Error) {
 fn visit(
     page: &Page,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    visitor: Visitor,
     seats: &Arc<Semaphore>,
     tasks: &Tasks,
 ) {
@@ -234,8 +331,8 @@ fn visit(
     let (page, stop) = (page.clone(), tasks.stop_token());
     tasks.spawn_job(async move {
         let service = service_fn(move |request| {
-            let response = page.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let page = page.clone();
+            async move { Ok::<_, Infallible>(page.answer(request, visitor).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())

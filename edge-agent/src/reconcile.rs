@@ -3,7 +3,7 @@
 //! It reads the ledger and the engine and nothing else: whether a hub is there makes no difference. A pass is idempotent
 //! and retries nothing; the next pass is the retry. Containers outlive it.
 use crate::{
-    db::ledger::{AcceptedDesired, Ledger, LedgerError},
+    db::ledger::{AcceptedDesired, Ledger, LedgerError, Site},
     runtime::{
         BrokerEndpoint, BrokersHeard, HostSeen, LogSource, Runtime, RuntimeError,
         names::{Names, Pool},
@@ -149,6 +149,7 @@ pub enum Pace {
 struct View {
     accepted: Arc<AcceptedDesired>,
     chosen: Chosen,
+    site: Site,
     seen: HostSeen,
     rendered: BTreeMap<Name, Rendered>,
     unmet: BTreeMap<Name, Unmet>,
@@ -341,7 +342,12 @@ impl Reconciler {
     }
 
     async fn look(&mut self, accepted: Arc<AcceptedDesired>, memory: &Remembered) -> Result<View, ReconcileError> {
-        let site = self.deps.ledger.site().await.map_err(ReconcileError::Ledger)?;
+        let now = self.deps.clock.now();
+        let site = self.deps.ledger.site(now).await.map_err(ReconcileError::Ledger)?;
+        if site.unsettled {
+            let ended = self.deps.ledger.settle_holds(now).await.map_err(ReconcileError::Ledger)?;
+            tracing::info!(ended = ended.join(", "), "holds have ended");
+        }
         let chosen = choose::choose(&accepted.state, &site, memory);
         self.draw_secrets(&chosen.state).await?;
         self.read_flow_sets(&chosen.state).await;
@@ -363,7 +369,7 @@ impl Reconciler {
         let around = (&counts, self.deps.capacity);
         let desired = reduce::desired(&self.names, state, &site, (&rendered, &unmet), &waits, around);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
-        Ok(View { accepted, chosen, seen, rendered, unmet, apps, desired, homes, counts })
+        Ok(View { accepted, chosen, site, seen, rendered, unmet, apps, desired, homes, counts })
     }
 
     /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.

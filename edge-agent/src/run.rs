@@ -65,7 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stage: seen,
         port,
         outbox_max_bytes: config.outbox.max_bytes,
-        state_dir: config.state_dir.clone(),
+        max_hold: config.max_hold,
     };
     serve_page(&config, page, port_trouble, &tasks)?;
     if let Some(every) = daemon::watchdog_interval() {
@@ -150,9 +150,9 @@ async fn start(
         start_no,
     });
     tasks.spawn("link", link.run(tasks.pulse("link", HANGS), stop.clone()));
-    tasks.spawn("ledger", give_up_when_broken(ledger, stop.clone()));
+    tasks.spawn("ledger", give_up_when_broken(ledger.clone(), stop.clone()));
 
-    stage.send_replace(Stage::Working(Box::new(Sources { link: link_view, status, outbox, facts })));
+    stage.send_replace(Stage::Working(Box::new(Sources { link: link_view, status, outbox, facts, ledger })));
     tracing::info!(host.id = %enrolled.host_id, host.name = %enrolled.name, start_no, "agent at work");
     daemon::notify_ready(&format!("host {}", enrolled.name));
     ready_line(&enrolled);

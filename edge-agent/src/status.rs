@@ -1,31 +1,28 @@
 //! `redforge-edge status`: one sentence a technician can act on, then tables. Sentence and tables are pure; asking the
 //! running agent, or its files when it does not run, is the thin shell around them.
+use crate::site::span::words;
 use crate::{
     config::Config,
     db::{ledger::Ledger, outbox},
     identity::IdentityDir,
-    page::{HostView, StatusView},
+    page::{HoldView, HostView, StatusView, ask::exchange},
     run::lock::{self, Held},
 };
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use redforge_shared::{
     clock::Clock,
     error::Chain,
     report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Reason, Sync},
 };
-use sentence::{MINUTE, date, grouped, span};
-use std::{fmt::Write as _, path::Path, time::Duration};
-use tokio::net::UnixStream;
+use sentence::{MINUTE, grouped, span};
+use std::{fmt::Write as _, path::Path};
 
 mod sentence;
 
+pub(crate) use sentence::date;
 pub use sentence::sentence;
 
 /// Exit code when the agent does not run.
 pub const EXIT_NOT_RUNNING: u8 = 3;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 /// Asks the running agent, or reads its files.
 pub async fn gather(config: &Config, clock: &dyn Clock) -> anyhow::Result<StatusView> {
@@ -42,24 +39,8 @@ pub async fn gather(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
 }
 
 async fn ask(socket: &Path) -> anyhow::Result<StatusView> {
-    let asking = async {
-        let stream = UnixStream::connect(socket).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let request = hyper::Request::get("/status").header("host", "agent").body(Empty::<bytes::Bytes>::new())?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-            body.map(|b| b.to_bytes()).map_err(|e| anyhow::anyhow!(e))
-        };
-        tokio::pin!(exchange, connection);
-        loop {
-            tokio::select! {
-                body = &mut exchange => return Ok(serde_json::from_slice(&body?)?),
-                ended = &mut connection => ended?,
-            }
-        }
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, asking).await?
+    let (_, body) = exchange(socket, "GET", "/status", Vec::new()).await?;
+    Ok(serde_json::from_slice(&body)?)
 }
 
 async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<StatusView> {
@@ -75,6 +56,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         outbox_max_bytes: config.outbox.max_bytes,
         facts: HostFacts::default(),
         warnings: Vec::new(),
+        holds: Vec::new(),
     };
     if !config.state_dir.join("identity").exists() {
         return Ok(view);
@@ -84,6 +66,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
     let path = config.state_dir.join("ledger.db");
     if path.exists() {
         let ledger = Ledger::open(&path).await?;
+        view.holds = HoldView::read(&ledger, clock.now()).await;
         view.status = ledger.desired().map(|desired| HostStatus {
             generation: desired.generation,
             spec_sha256: Some(desired.sha256),
@@ -110,53 +93,113 @@ pub fn render(view: &StatusView) -> String {
     text.push('\n');
     if let Some(host) = &view.host {
         let _ = writeln!(text, "\nhost         {} ({}), site {}", host.name, host.id, host.site);
-        if let Some(end) = host.certificate_not_after {
-            let left = (end - view.at).whole_seconds();
-            let left = if left > 0 { format!("for {}", span(left)) } else { "ENDED".into() };
-            let _ = writeln!(text, "certificate  until {} ({left})", date(end));
-        }
+    }
+    if let Some(certificate) = certificate(view) {
+        let _ = writeln!(text, "certificate  {certificate}");
     }
     if let Some(status) = &view.status {
-        let _ = writeln!(
-            text,
-            "desired      generation {}, {} instances, health {}, sync {}",
-            status.generation,
-            status.instances.len(),
-            status.health,
-            status.sync
-        );
+        let _ = writeln!(text, "desired      {}", desired(status));
         if !status.instances.is_empty() {
             text.push('\n');
             text.push_str(&table(&instance_rows(status, view)));
         }
     }
+    if !view.holds.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&hold_rows(view)));
+    }
     if !view.outbox.is_empty() {
         text.push('\n');
-        let mut rows = vec![["CLASS", "WAITING", "BYTES", "REFUSED", "REPEATS", "LOST"].map(str::to_owned).to_vec()];
-        rows.extend(view.outbox.iter().map(|n| {
-            let numbers = [n.waiting, n.waiting_bytes, n.refused, n.absorbed, n.lost].map(grouped);
-            std::iter::once(n.class.to_string()).chain(numbers).collect()
-        }));
-        text.push_str(&table(&rows));
+        text.push_str(&table(&outbox_rows(view)));
     }
-    for (i, scaled) in view.status.iter().flat_map(|s| &s.instances).filter_map(|i| Some((i, i.scaled?))) {
-        let _ = writeln!(text, "\n{} {scaled}.", i.name);
-    }
-    for i in view.status.iter().flat_map(|s| &s.instances).filter(|i| i.messages_dropped > 0) {
-        let dropped = grouped(i.messages_dropped);
-        let _ = writeln!(text, "\nWarning: {} has thrown {dropped} messages away for want of room.", i.name);
-    }
-    for warning in &view.warnings {
-        let _ = writeln!(text, "\nWarning: {warning}.");
-    }
-    if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {
-        let word = if ahead > 0 { "ahead of" } else { "behind" };
-        let _ = writeln!(text, "\nThis host's clock is {} {word} the hub's.", span(ahead.abs()));
+    for warning in warnings(view) {
+        let _ = writeln!(text, "\n{warning}");
     }
     text
 }
 
-fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
+fn certificate(view: &StatusView) -> Option<String> {
+    let end = view.host.as_ref()?.certificate_not_after?;
+    let left = (end - view.at).whole_seconds();
+    let left = if left > 0 { format!("for {}", span(left)) } else { "ENDED".into() };
+    Some(format!("until {} ({left})", date(end)))
+}
+
+fn desired(status: &HostStatus) -> String {
+    format!(
+        "generation {}, {} instances, health {}, sync {}",
+        status.generation,
+        status.instances.len(),
+        status.health,
+        status.sync
+    )
+}
+
+/// What deserves a look, as sentences.
+pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
+    let mut all = Vec::new();
+    for (i, scaled) in view.status.iter().flat_map(|s| &s.instances).filter_map(|i| Some((i, i.scaled?))) {
+        all.push(format!("{} {scaled}.", i.name));
+    }
+    for i in view.status.iter().flat_map(|s| &s.instances).filter(|i| i.messages_dropped > 0) {
+        let dropped = grouped(i.messages_dropped);
+        all.push(format!("Warning: {} has thrown {dropped} messages away for want of room.", i.name));
+    }
+    all.extend(view.warnings.iter().map(|w| format!("Warning: {w}.")));
+    if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {
+        let word = if ahead > 0 { "ahead of" } else { "behind" };
+        all.push(format!("This host's clock is {} {word} the hub's.", span(ahead.abs())));
+    }
+    all
+}
+
+/// Who the host is and what it is on, for the page.
+pub(crate) fn host_rows(view: &StatusView) -> Vec<Vec<String>> {
+    let mut rows = vec![vec!["What".to_owned(), "Now".to_owned()]];
+    let mut say = |what: &str, now: String| rows.push(vec![what.to_owned(), now]);
+    if let Some(host) = &view.host {
+        say("Site", host.site.to_string());
+        say("Hub", host.hub.clone());
+        say("Id", host.id.to_string());
+    }
+    if let Some(certificate) = certificate(view) {
+        say("Certificate", certificate);
+    }
+    if let Some(status) = &view.status {
+        say("Desired", desired(status));
+    }
+    let facts = &view.facts;
+    say("Agent", view.agent_version.clone());
+    if !facts.docker_version.is_empty() {
+        say("Docker", format!("{} (API {})", facts.docker_version, facts.docker_api_version));
+    }
+    if facts.disk_total_bytes > 0 {
+        let gib = |b: u64| format!("{:.1} GiB", b as f64 / f64::from(1 << 30));
+        say("Disk", format!("{} free of {}", gib(facts.disk_free_bytes), gib(facts.disk_total_bytes)));
+    }
+    rows
+}
+
+pub(crate) fn outbox_rows(view: &StatusView) -> Vec<Vec<String>> {
+    let mut rows = vec![["CLASS", "WAITING", "BYTES", "REFUSED", "REPEATS", "LOST"].map(str::to_owned).to_vec()];
+    rows.extend(view.outbox.iter().map(|n| {
+        let numbers = [n.waiting, n.waiting_bytes, n.refused, n.absorbed, n.lost].map(grouped);
+        std::iter::once(n.class.to_string()).chain(numbers).collect()
+    }));
+    rows
+}
+
+pub(crate) fn hold_rows(view: &StatusView) -> Vec<Vec<String>> {
+    let mut rows = vec![["HELD", "BY", "UNTIL", "STILL", "WHY"].map(str::to_owned).to_vec()];
+    rows.extend(view.holds.iter().map(|h| {
+        let left = (h.hold.until - view.at).whole_seconds().max(0).unsigned_abs();
+        let what = h.instance.as_ref().map_or_else(|| "the whole host".into(), ToString::to_string);
+        vec![what, h.hold.by.clone(), date(h.hold.until), words(left), h.hold.reason.clone()]
+    }));
+    rows
+}
+
+pub(crate) fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<String>> {
     let head = ["NAME", "KIND", "READY", "PHASE", "HEALTH", "SYNC", "REASON", "RESTARTS", "AGE"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for i in &status.instances {

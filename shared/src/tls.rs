@@ -72,6 +72,12 @@ pub fn pin_of(der: &CertificateDer<'_>) -> Result<CaPin, TlsError> {
     Ok(CaPin(Digest::of(cert.public_key().raw)))
 }
 
+/// Who issued a certificate, as it says itself; printable and bounded.
+pub fn issuer_of(der: &CertificateDer<'_>) -> Result<String, TlsError> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| TlsError::Certificate)?;
+    Ok(crate::report::printable(&cert.issuer().to_string(), 120))
+}
+
 /// Begin and end of a certificate's life.
 pub fn validity_of(der: &CertificateDer<'_>) -> Result<(OffsetDateTime, OffsetDateTime), TlsError> {
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| TlsError::Certificate)?;

@@ -91,6 +91,11 @@ impl TestAgent {
         c
     }
 
+    /// Runs a command of `redforge-edge` on this agent's state folder.
+    pub fn edge(&self, args: &[&str]) -> Output {
+        run(self.tool(args).arg("--state").arg(&self.state), PATIENCE)
+    }
+
     /// `redforge-edge status`.
     pub fn status(&self, args: &[&str]) -> Output {
         let mut c = self.tool(&["status"]);

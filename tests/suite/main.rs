@@ -11,3 +11,4 @@ mod offline;
 mod operators;
 mod records;
 mod words;
+mod workloads;

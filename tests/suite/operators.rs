@@ -2,7 +2,7 @@
 mod cli;
 mod docs;
 mod doors;
-mod page;
+pub mod page;
 mod settings;
 
 use redforge_tests::{

@@ -10,16 +10,19 @@ use super::{
 use bytes::Bytes;
 use redforge_shared::{
     desired::{DesiredState, InvalidDesired},
-    ids::{Digest, Name},
+    ids::Digest,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 use rusqlite_migration::{M, Migrations};
 use std::{
-    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, RwLock},
 };
 use tokio::sync::watch;
+
+mod site;
+
+pub use site::{Scope, Site};
 
 const APPLICATION_ID: i32 = 0x5246_4c31; // "RFL1"
 
@@ -69,15 +72,6 @@ pub enum Accepted {
     Raised,
     /// Not newer than what is there; nothing is downgraded by itself.
     Older,
-}
-
-/// What the people at the site decided, beside the hub.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Site {
-    /// Instances that must be left as they are.
-    pub hold: BTreeSet<Name>,
-    /// A changed nonce restarts the instance.
-    pub nonces: BTreeMap<Name, String>,
 }
 
 /// A handle to `ledger.db`; clones share one writer thread.
@@ -163,49 +157,6 @@ impl Ledger {
             bump(&self.changed);
         }
         Ok(verdict)
-    }
-
-    /// The site's own rows.
-    pub async fn site(&self) -> Result<Site, LedgerError> {
-        self.call("reading the site's rows", |c| {
-            let mut site = Site::default();
-            let mut rows = c.prepare_cached("SELECT instance FROM site_hold")?;
-            for name in rows.query_map([], |r| r.get::<_, String>(0))? {
-                site.hold.extend(name?.parse::<Name>());
-            }
-            let mut rows = c.prepare_cached("SELECT instance, nonce FROM site_nonce")?;
-            for row in rows.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))? {
-                let (name, nonce) = row?;
-                site.nonces.extend(name.parse::<Name>().map(|n| (n, nonce)));
-            }
-            Ok(site)
-        })
-        .await
-    }
-
-    /// Holds an instance as it is, or lets it go.
-    pub async fn set_hold(&self, instance: &Name, hold: bool) -> Result<(), LedgerError> {
-        let instance = instance.to_string();
-        let sql = if hold {
-            "INSERT OR IGNORE INTO site_hold (instance) VALUES (?1)"
-        } else {
-            "DELETE FROM site_hold WHERE instance = ?1"
-        };
-        self.call("holding an instance", move |c| c.execute(sql, [instance]).map(|_| ())).await?;
-        bump(&self.changed);
-        Ok(())
-    }
-
-    /// Sets the site's restart nonce of an instance.
-    pub async fn set_nonce(&self, instance: &Name, nonce: &str) -> Result<(), LedgerError> {
-        let (instance, nonce) = (instance.to_string(), nonce.to_owned());
-        self.call("setting a restart nonce", move |c| {
-            c.execute("INSERT OR REPLACE INTO site_nonce (instance, nonce) VALUES (?1, ?2)", [instance, nonce])?;
-            Ok(())
-        })
-        .await?;
-        bump(&self.changed);
-        Ok(())
     }
 
     /// All memory rows of a kind, by key.
@@ -376,8 +327,9 @@ fn judge(head: Option<(u64, Digest)>, generation: u64, sha256: Digest) -> Accept
 }
 
 fn open_checked(path: &Path) -> Result<(Connection, Head), OpenError> {
-    let shape =
-        Shape { application_id: APPLICATION_ID, migrations: Migrations::new(vec![M::up(SCHEMA)]), schema_version: 1 };
+    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS)];
+    let schema_version = steps.len();
+    let shape = Shape { application_id: APPLICATION_ID, migrations: Migrations::new(steps), schema_version };
     let conn = super::open(path, &shape)?;
     let sql = |source| OpenError::Open { path: path.into(), source };
     if let Some(problem) = super::quick_check(&conn).map_err(sql)? {

@@ -56,6 +56,13 @@ impl FromStr for HubUrl {
     }
 }
 
+impl HubUrl {
+    /// What is dialled: a name or an address, and the port.
+    pub fn address(&self) -> (&str, u16) {
+        (self.host.trim_start_matches('[').trim_end_matches(']'), self.port)
+    }
+}
+
 impl fmt::Display for HubUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}:{}", self.host, self.port)
@@ -94,8 +101,7 @@ pub enum DialError {
 /// Opens one connection.
 pub async fn dial(url: &HubUrl, tls: Arc<ClientConfig>) -> Result<Channel, DialError> {
     let late = |_| DialError::Timeout { url: url.clone() };
-    let host = url.host.trim_start_matches('[').trim_end_matches(']');
-    let connecting = TcpStream::connect((host, url.port));
+    let connecting = TcpStream::connect(url.address());
     let tcp = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(late)?;
     let tcp = tcp.map_err(|source| DialError::Connect { url: url.clone(), source })?;
     // A refused option costs latency, not the connection.

@@ -20,7 +20,7 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, Ollama, Workload},
     ids::Digest,
-    report::{Health, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync},
+    report::{Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync},
     scale::{Replicas, Scaled},
     standin,
 };
@@ -30,6 +30,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 pub struct Glance<'a> {
     pub spec: &'a InstanceSpec,
     pub wanted: &'a plan::Wanted,
+    /// Who wants it left as it is.
+    pub hold: Option<&'a Hold>,
     pub unmet: Option<&'a Unmet>,
     pub container: Option<&'a ContainerSeen>,
     pub app: Option<&'a AppSeen>,
@@ -61,7 +63,8 @@ fn because(phase: Phase, health: Health, sync: Sync, reason: Reason) -> Verdict 
 
 /// The instance's status.
 pub fn assess(g: &Glance<'_>) -> InstanceStatus {
-    let Verdict(phase, health, sync, reason, names) = gone_back(g, judge(g));
+    let verdict = gone_back(g, judge(g));
+    let Verdict(phase, health, sync, reason, names) = if g.hold.is_some() { paused(verdict) } else { verdict };
     let c = g.container;
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
     InstanceStatus {
@@ -79,7 +82,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
         messages_dropped: g.dropped.or_else(|| Some(g.before?.messages_dropped)).unwrap_or(0),
-        hold: None,
+        hold: g.hold.cloned(),
         preflight: None,
         late: None,
         next_start_at: None,
@@ -105,6 +108,12 @@ fn progress(g: &Glance<'_>) -> Option<Progress> {
     let sum = |(d, t): (u64, u64), (_, (done, total)): &(&str, (u64, u64))| (d + done, t + total);
     let (done_bytes, total_bytes) = running.iter().fold((0, 0), sum);
     (!running.is_empty()).then(|| Progress { what: bounded(what), done_bytes, total_bytes })
+}
+
+/// Held at the site: how well it works is said as ever, how far it is from its spec does not count.
+fn paused(verdict: Verdict) -> Verdict {
+    let Verdict(phase, health, _, reason, names) = verdict;
+    Verdict(phase, health, Sync::Paused, reason.or(Some(Reason::Held)), names)
 }
 
 /// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.
@@ -217,10 +226,6 @@ fn waiting(g: &Glance<'_>, hash: &str) -> Option<Verdict> {
 /// What stands in the way of the spec, whatever the container does.
 fn hindered(g: &Glance<'_>) -> Option<Verdict> {
     let phase = g.container.map_or(Phase::Pending, phase_of);
-    if g.wanted.hold {
-        let health = if g.container.is_some_and(serves) { Health::Healthy } else { Health::Unknown };
-        return Some(plain(phase, health, Sync::Paused));
-    }
     if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
     }

@@ -14,7 +14,8 @@ pub mod room;
 mod tests;
 
 pub use model::{
-    Actual, Blueprint, Desired, FlowsSeen, Found, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted, job_key,
+    Actual, Blueprint, Desired, FlowsSeen, Found, Held, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted,
+    job_key,
 };
 use room::Budget;
 
@@ -41,12 +42,13 @@ pub fn plan(desired: &Desired, memory: &Memory, actual: &Actual) -> Vec<Step> {
 /// deletes by mistake must come back with its data when it is applied again; deleting data is a wish of its own.
 fn remove_undesired(desired: &Desired, actual: &Actual, steps: &mut Vec<Step>) {
     let known: BTreeSet<&Name> = desired.instances.iter().map(|w| &w.name).collect();
-    for c in actual.containers.iter().filter(|c| !known.contains(&c.instance)) {
+    let free = |instance: &Name| !known.contains(instance) && !desired.held.covers(instance);
+    for c in actual.containers.iter().filter(|c| free(&c.instance)) {
         take_down(c, actual, steps);
     }
     for (name, volume) in &actual.volumes {
         let rendered = matches!(volume.purpose, Purpose::Config | Purpose::Live);
-        if rendered && !known.contains(&volume.instance) && !is_mounted(name, actual) {
+        if rendered && free(&volume.instance) && !is_mounted(name, actual) {
             steps.push(Step::RemoveVolume { instance: volume.instance.clone(), volume: name.clone() });
         }
     }

@@ -35,7 +35,7 @@ pub fn desired(
         name: spec.name.clone(),
         spec: identity(spec, site.nonces.get(&spec.name)),
         rank: workload::rank(&spec.workload),
-        hold: site.hold.contains(&spec.name),
+        hold: site.hold(&spec.name).is_some(),
         suspend: spec.suspend,
         image: spec.image.clone(),
         blueprint: match (rendered.get(&spec.name), unmet.contains_key(&spec.name)) {
@@ -49,6 +49,7 @@ pub fn desired(
     plan::Desired {
         network: names.network().into(),
         outside: names.outside(),
+        held: plan::Held { host: site.host.is_some(), instances: site.holds.keys().cloned().collect() },
         instances: state.instances.iter().map(wanted).collect(),
         capacity,
     }
@@ -172,9 +173,8 @@ pub fn rank(health: Health, sync: Sync) -> (usize, usize) {
 }
 
 /// The host is as well, and as far, as the worst of its instances. `leaving`: containers that nobody wants any more are
-/// still there.
-pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, leaving: bool) -> HostStatus {
-    let idle = leaving.then_some(Sync::Updating);
+/// still there, on their way out or held.
+pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, leaving: Option<Sync>) -> HostStatus {
     let worst = instances.iter().max_by_key(|i| rank(i.health, i.sync));
     let explains = worst.filter(|w| w.health != Health::Healthy || w.sync != Sync::UpToDate);
     HostStatus {
@@ -184,7 +184,7 @@ pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, l
         sync: instances
             .iter()
             .map(|i| i.sync)
-            .chain(idle)
+            .chain(leaving)
             .max_by_key(|s| rank(Health::Healthy, *s))
             .unwrap_or(Sync::UpToDate),
         reason: explains.and_then(|w| w.reason),

@@ -78,6 +78,7 @@ impl Reconciler {
         Glance {
             spec,
             wanted,
+            hold: view.site.hold(&spec.name),
             unmet: view.unmet.get(&spec.name),
             container,
             app: container.and_then(|c| view.apps.get(&c.id)),
@@ -151,7 +152,9 @@ impl Reconciler {
             memory.set_good(&self.deps.ledger, good).await?;
         }
         let wanted = |c: &ContainerSeen| view.chosen.state.instance(c.instance.as_str()).is_some();
-        let leaving = view.seen.containers.iter().any(|c| !wanted(c));
+        let leaving =
+            |held| view.seen.containers.iter().any(|c| !wanted(c) && view.desired.held.covers(&c.instance) == held);
+        let leaving = leaving(false).then_some(Sync::Updating).or(leaving(true).then_some(Sync::Paused));
         let status = reduce::host_status(&view.accepted, instances, leaving);
         Ok(self.publish(status))
     }

@@ -1,12 +1,15 @@
 //! Whole passes over an engine in memory and a real ledger.
 use super::*;
-use crate::runtime::{ContainerState, fake::FakeRuntime};
+use crate::{
+    db::ledger::Scope,
+    runtime::{ContainerState, fake::FakeRuntime},
+};
 use proptest::prelude::*;
 use redforge_shared::{
     clock::ManualClock,
     desired::{Container, InstanceSpec, Mosquitto, NodeRed, SCHEMA, Volume, Workload},
     policy::Policy,
-    report::{InstanceStatus, Reason},
+    report::{Hold, InstanceStatus, Reason},
 };
 use std::collections::BTreeSet;
 
@@ -140,6 +143,39 @@ async fn every_volume_of_an_image_gets_a_name_and_no_capability_is_kept_that_is_
         let data = spec.mounts.iter().filter(|m| !m.read_only).map(|m| m.path.as_str()).collect::<Vec<_>>();
         assert_eq!(data, [if name.contains("broker") { "/mosquitto/data" } else { "/data" }], "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_is_held_is_left_alone_and_told_and_goes_on_by_itself() {
+    let (engine, begun) = (engine(), time::OffsetDateTime::UNIX_EPOCH);
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let clock = ManualClock::new(begun);
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
+    agent.want(vec![versioned("box", true), plain("b")]).await;
+    agent.passes(4).await;
+    let until = begun + time::Duration::minutes(10);
+    let hold = Hold { by: "anna".into(), reason: "belt is open".into(), since: begun, until, whole_host: false };
+    for instance in ["a", "b"] {
+        agent.ledger.hold(&Scope::Instance(name(instance)), &hold).await.expect("commits");
+    }
+    // Another version of one, the end of the other, another agent process: nothing is touched.
+    agent.want(vec![versioned("box2", true)]).await;
+    let before = engine.containers();
+    agent.passes(4).await;
+    agent.restart(&engine);
+    clock.advance(Duration::from_secs(599));
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
+    agent.passes(4).await;
+    assert_eq!(engine.containers(), before);
+    let status = agent.status("a");
+    assert_eq!((status.sync, status.reason, status.hold), (Sync::Paused, Some(Reason::Held), Some(hold)));
+    assert_eq!(status.health, Health::Healthy, "a hold says nothing about health");
+    assert_eq!(agent.reconciler.status.borrow().sync, Sync::Paused);
+    clock.advance(Duration::from_secs(1));
+    agent.passes(8).await;
+    let status = agent.status("a");
+    assert_eq!((status.sync, status.reason, status.hold), (Sync::UpToDate, None, None));
+    assert_eq!(images_running(&engine), ["sha256:box2"]);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 mod container;
 mod files;
 mod image;
+mod lines;
 mod network;
 mod observe;
 

@@ -100,6 +100,18 @@ fn trouble(view: &StatusView) -> Option<String> {
                 view.host.as_ref().map_or("NAME", |h| h.name.as_str())
             ));
         }
+        Some(Reason::Held) => {
+            let first = view.holds.first();
+            let until = |at| short_time(at, view.at);
+            let others = match view.holds.len().saturating_sub(1) {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            return first.map(|h| {
+                let what = h.instance.as_ref().map_or("the whole host", |n| n.as_str());
+                format!("{what} is held by {} until {}{others}", h.hold.by, until(h.hold.until))
+            });
+        }
         Some(Reason::SpecRefused) if status.sync == Sync::Failed => {
             return Some(format!(
                 "this agent does not understand what the hub wants{} and keeps what runs: upgrade the agent",
@@ -186,7 +198,7 @@ fn short_time(at: OffsetDateTime, now: OffsetDateTime) -> String {
     }
 }
 
-pub(super) fn date(at: OffsetDateTime) -> String {
+pub(crate) fn date(at: OffsetDateTime) -> String {
     at.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap_or_default()
 }
 

@@ -78,6 +78,12 @@ async fn log_in(hub: &mut TestHub) -> String {
     cookie.split(';').next().expect("its value").to_owned()
 }
 
+/// The page of a hub that has just started, as a browser without scripts gets it.
+pub async fn document(hub: &mut TestHub) -> String {
+    let cookie = log_in(hub).await;
+    Asked::get(hub, "/", &cookie).await.all().await
+}
+
 #[tokio::test]
 async fn a_cut_is_watched_on_the_page_and_nothing_old_is_green() {
     let mut hub = TestHub::start().await;

@@ -1,7 +1,13 @@
 //! The ledger on real files: what survives a reopen, what is refused.
 use super::*;
-use redforge_shared::{desired::SCHEMA as DOCUMENT, ids::HostId, policy::Policy};
+use redforge_shared::{
+    desired::SCHEMA as DOCUMENT,
+    ids::{HostId, Name},
+    policy::Policy,
+    report::Hold,
+};
 use std::os::unix::fs::PermissionsExt as _;
+use time::OffsetDateTime;
 
 fn document(site: &str) -> (Bytes, Digest) {
     let state = DesiredState {
@@ -47,7 +53,9 @@ async fn small_rows_are_kept_and_a_secret_is_drawn_once() {
     let digest = Digest::of(b"blob");
     let ledger = Ledger::open(&path).await.expect("opens");
     assert_eq!(ledger.next_start_no().await.expect("counts"), 1);
-    ledger.set_hold(&name, true).await.expect("commits");
+    let (now, hour) = (OffsetDateTime::UNIX_EPOCH + time::Duration::DAY, time::Duration::HOUR);
+    let hold = Hold { by: "anna".into(), reason: "open".into(), since: now, until: now + hour, whole_host: false };
+    ledger.hold(&Scope::Instance(name.clone()), &hold).await.expect("commits");
     ledger.set_nonce(&name, "n1").await.expect("commits");
     ledger.memory_set("failed", "nr", Some(b"why")).await.expect("commits");
     ledger.memory_set("failed", "gone", Some(b"x")).await.expect("commits");
@@ -60,8 +68,8 @@ async fn small_rows_are_kept_and_a_secret_is_drawn_once() {
     let ledger = Ledger::open(&path).await.expect("opens again");
     assert_eq!(ledger.next_start_no().await.expect("counts"), 2);
     assert_eq!(ledger.local_secret("broker", || vec![2]).await.expect("reads"), [1]);
-    let site = ledger.site().await.expect("reads");
-    assert!(site.hold.contains(&name) && site.nonces[&name] == "n1");
+    let site = ledger.site(now).await.expect("reads");
+    assert!(site.hold(&name) == Some(&hold) && site.nonces[&name] == "n1" && !site.unsettled);
     assert_eq!(ledger.memory_all("failed").await.expect("reads"), [("nr".to_owned(), b"why".to_vec())]);
     assert_eq!(ledger.kv_get("subnet").await.expect("reads").as_deref(), Some(&b"10.231.64.0/24"[..]));
     ledger.have(digest).await.expect("commits");
@@ -79,7 +87,7 @@ async fn newer_foreign_and_damaged_files_are_refused() {
     conn.pragma_update(None, "user_version", 9).expect("writes");
     drop(conn);
     let e = Ledger::open(&path).await.expect_err("is newer");
-    assert!(matches!(e, LedgerError::Open(OpenError::Newer { found: 9, known: 1, .. })), "{e:?}");
+    assert!(matches!(e, LedgerError::Open(OpenError::Newer { found: 9, known: 2, .. })), "{e:?}");
 
     let other = dir.path().join("other.db");
     Connection::open(&other).expect("opens").execute_batch("CREATE TABLE t (a)").expect("writes");
@@ -90,4 +98,34 @@ async fn newer_foreign_and_damaged_files_are_refused() {
     std::fs::write(&garbage, vec![0x5a; 20_000]).expect("writes");
     let LedgerError::Open(e) = Ledger::open(&garbage).await.expect_err("is garbage") else { panic!("another error") };
     assert!(e.is_damage(), "{e:?}");
+}
+
+#[tokio::test]
+async fn a_hold_ends_by_itself_and_no_clock_makes_it_last_longer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("opens");
+    let (a, b): (Name, Name) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+    let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+    let (minute, hour) = (time::Duration::MINUTE, time::Duration::HOUR);
+    let hold = |until, whole_host| Hold { by: "u".into(), reason: "r".into(), since: now, until, whole_host };
+    ledger.hold(&Scope::Instance(a.clone()), &hold(now + 2 * hour, false)).await.expect("commits");
+    ledger.hold(&Scope::Host, &hold(now + hour, true)).await.expect("commits");
+    let site = ledger.site(now + minute).await.expect("reads");
+    assert!(site.hold(&a).is_some_and(|h| !h.whole_host), "the longer one counts");
+    assert!(site.hold(&b).is_some_and(|h| h.whole_host));
+    let site = ledger.site(now + hour).await.expect("reads");
+    assert!(site.hold(&a).is_some() && site.hold(&b).is_none() && site.unsettled, "{site:?}");
+    assert_eq!(ledger.settle_holds(now + hour).await.expect("commits"), ["*"]);
+    assert!(!ledger.site(now + hour).await.expect("reads").unsettled);
+
+    // The clock goes back by years: the hold lasts as long as it was given, from now.
+    let back = OffsetDateTime::UNIX_EPOCH;
+    let site = ledger.site(back).await.expect("reads");
+    assert!(site.unsettled && site.hold(&a).is_some_and(|h| h.until == back + 2 * hour), "{site:?}");
+    assert_eq!(ledger.settle_holds(back).await.expect("commits"), Vec::<String>::new());
+    assert!(ledger.site(back + 2 * hour).await.expect("reads").hold(&a).is_none());
+
+    ledger.hold(&Scope::Host, &hold(now + hour, true)).await.expect("commits");
+    assert!(ledger.release(&Scope::Host).await.expect("commits"));
+    assert_eq!(ledger.site(now).await.expect("reads"), Site::default(), "all of them went");
 }

@@ -13,9 +13,25 @@ pub struct Desired {
     pub network: String,
     /// The name of the network that reaches beyond the host.
     pub outside: String,
+    /// What people at the site hold, desired or not.
+    pub held: Held,
     pub instances: Vec<Wanted>,
     /// What the host has; none = not known, and taken as enough.
     pub capacity: Option<Capacity>,
+}
+
+/// What is held at the site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub host: bool,
+    pub instances: BTreeSet<Name>,
+}
+
+impl Held {
+    /// Is this instance to be left as it is?
+    pub fn covers(&self, instance: &Name) -> bool {
+        self.host || self.instances.contains(instance)
+    }
 }
 
 /// One instance that shall be there.

@@ -60,12 +60,8 @@ fn found(instance: &str, hash: &str, life: Life) -> Found {
 }
 
 fn desired(instances: impl IntoIterator<Item = Wanted>) -> Desired {
-    Desired {
-        network: "rf".into(),
-        outside: "rf-out".into(),
-        instances: instances.into_iter().collect(),
-        capacity: None,
-    }
+    let instances = instances.into_iter().collect();
+    Desired { network: "rf".into(), outside: "rf-out".into(), held: Held::default(), instances, capacity: None }
 }
 
 fn text(desired: &Desired, memory: &Memory, actual: &Actual) -> String {
@@ -203,6 +199,16 @@ fn suspended_is_stopped_and_kept() {
     assert_eq!(text(&desired([w.clone()]), &Memory::default(), &actual), "a: stop rf-a-0");
     let actual = running([found("a", "h", Life::Down)]);
     assert_eq!(text(&desired([w]), &Memory::default(), &actual), "");
+}
+
+#[test]
+fn what_is_held_is_not_removed_though_nobody_wants_it_any_more() {
+    let actual = running([found("a", "h", Life::Running), found("b", "h", Life::Running)]);
+    let mut wish = desired([]);
+    wish.held.instances = [name("a")].into();
+    assert_eq!(text(&wish, &Memory::default(), &actual), "b: stop rf-b-0");
+    wish.held.host = true;
+    assert_eq!(text(&wish, &Memory::default(), &actual), "");
 }
 
 #[test]

@@ -2,13 +2,13 @@
 use super::*;
 use crate::{
     link::{LinkView, OutboxNumbers},
-    page::HostView,
+    page::{HoldView, HostView},
     status::render,
 };
 use redforge_shared::{
     ids::HostId,
     record::RecordClass,
-    report::{HostFacts, HostStatus, Progress},
+    report::{Hold, HostFacts, HostStatus, Progress},
 };
 use time::macros::datetime;
 
@@ -47,6 +47,7 @@ fn view() -> StatusView {
         outbox_max_bytes: 8 << 30,
         facts: HostFacts::default(),
         warnings: vec![],
+        holds: vec![],
     }
 }
 
@@ -137,6 +138,15 @@ fn the_first_line_says_what_can_be_done_in_every_state() {
     };
     crashed.status.as_mut().expect("a status").instances = vec![instance("a"), loops];
     let (e, h) = (Health::Error, Health::Healthy);
+    let hold = Hold {
+        by: "anna".into(),
+        reason: "belt is open".into(),
+        since: datetime!(2026-11-23 14:40 UTC),
+        until: datetime!(2026-11-23 16:40 UTC),
+        whole_host: false,
+    };
+    let mut held = of(with(view(), h, Sync::Paused, Reason::Held, &[]));
+    held.holds = ["press", "oven"].map(|n| HoldView { instance: n.parse().ok(), hold: hold.clone() }).into();
     let away = |v| with(v, e, Sync::OutOfDate, Reason::RuntimeUnreachable, &[]);
     let states = [
         ("connected", view()),
@@ -153,6 +163,7 @@ fn the_first_line_says_what_can_be_done_in_every_state() {
         ("not understood", with(view(), h, Sync::Failed, Reason::SpecRefused, &["instances[0].flavour"])),
         ("went back", of(with(view(), h, Sync::RolledBack, Reason::ProbeFailed, &["web:2"]))),
         ("missing type", of(with(view(), e, Sync::Failed, Reason::MissingTypes, &["warp-drive"]))),
+        ("held", held),
         ("crashed", crashed.clone()),
         ("starting", starting),
         ("not running", not_running),

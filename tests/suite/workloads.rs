@@ -1,0 +1,3 @@
+//! Everything on a host is reconciled: what an operator, a flow author and a technician may count on.
+mod doctor;
+mod site;
