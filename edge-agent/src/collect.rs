@@ -1,8 +1,9 @@
-//! Where records begin: what flows publish to a broker, and what containers print. First step of the flow up.
+//! Where records begin: what flows publish to a broker or hand in over HTTP, and what containers print. First step of the flow up.
 //!
 //! Collectors make raw records, ask the gate, and append to the outbox; a sender hears "taken" only after the commit or a
 //! counted refusal. They know neither the hub nor why a broker or container is there.
 mod broker;
+pub mod http;
 pub mod logs;
 pub mod mqtt;
 pub mod payload;

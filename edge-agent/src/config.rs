@@ -17,6 +17,8 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// Port of the status page.
 const PAGE_PORT: u16 = 7460;
+/// Port of the gateway on the internal bridge.
+const GATEWAY_PORT: u16 = 7462;
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,8 @@ struct Written {
     outbox: WrittenOutbox,
     /// What people at the site may do.
     site: WrittenSite,
+    /// Where instances hand in records.
+    gateway: WrittenGateway,
     /// Logging.
     log: WrittenLog,
 }
@@ -114,6 +118,13 @@ struct WrittenSite {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct WrittenGateway {
+    /// Port, 1 to 65535, on the host's own bridge, where its instances hand in records over HTTP; default: 7462.
+    port: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct WrittenLog {
     /// Tracing filter, such as `info` or `info,redforge_edge::link=debug`; default: `info`.
     filter: Option<String>,
@@ -132,6 +143,8 @@ pub struct Config {
     pub outbox: OutboxConfig,
     /// How long a hold may last at most.
     pub max_hold: Duration,
+    /// Port on the internal bridge where instances hand in records.
+    pub gateway_port: u16,
     /// Tracing filter.
     pub log_filter: String,
     /// Standard error goes to systemd's journal.
@@ -180,6 +193,7 @@ impl Config {
                 "max_bytes": self.outbox.max_bytes, "hub_rpo_s": self.outbox.hub_rpo_s,
                 "reserve_bytes": self.outbox.reserve_bytes,
             },
+            "gateway": {"port": self.gateway_port},
             "site": {"max_hold_s": self.max_hold.as_secs()},
             "log": {"filter": self.log_filter},
         });
@@ -377,6 +391,10 @@ impl Written {
         if max_hold_s > 30 * 86_400 {
             return Err(value(format!("site.max_hold_s: {max_hold_s} is not within 0 to 2592000")));
         }
+        let gateway_port = self.gateway.port.unwrap_or(GATEWAY_PORT);
+        if gateway_port == 0 {
+            return Err(value("gateway.port: 0 is not a port".into()));
+        }
         let config = Config {
             hub_urls,
             state_dir,
@@ -389,6 +407,7 @@ impl Written {
             },
             page_listen,
             outbox,
+            gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),

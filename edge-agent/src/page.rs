@@ -135,8 +135,8 @@ pub struct Page {
     pub clock: SharedClock,
     pub identity: IdentityDir,
     pub stage: watch::Receiver<Stage>,
-    /// Why the loopback port is not open, while it is not.
-    pub port: watch::Receiver<Option<String>>,
+    /// Why a port is not open, while it is not.
+    pub troubles: Vec<watch::Receiver<Option<String>>>,
     pub outbox_max_bytes: u64,
     /// How long a hold may last at most.
     pub max_hold: Duration,
@@ -160,7 +160,7 @@ impl Page {
             outbox: Vec::new(),
             outbox_max_bytes: self.outbox_max_bytes,
             facts: HostFacts::default(),
-            warnings: self.port.borrow().iter().cloned().collect(),
+            warnings: self.troubles.iter().filter_map(|t| t.borrow().clone()).collect(),
             holds: Vec::new(),
         };
         match stage {

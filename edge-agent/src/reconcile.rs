@@ -5,7 +5,7 @@
 use crate::{
     db::ledger::{AcceptedDesired, Ledger, LedgerError, Site},
     runtime::{
-        BrokerEndpoint, BrokersHeard, HostSeen, LogSource, Runtime, RuntimeError,
+        BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, Runtime, RuntimeError,
         names::{Names, Pool},
     },
     workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
@@ -107,6 +107,8 @@ pub struct Deps {
     pub subnet: Option<String>,
     /// How long a new container may take until it does what its spec asks for, before the last good one comes back.
     pub start_deadline: Duration,
+    /// Where the agent takes records on the internal bridge.
+    pub gateway_port: u16,
     /// What `collect` hears of the host's brokers. None: nothing is collected, and no instance waits for a session.
     pub brokers_heard: Option<watch::Receiver<BrokersHeard>>,
     /// What the host has for its instances; none = not known, and taken as enough.
@@ -128,6 +130,7 @@ pub struct Reconciler {
     told: Mutex<Option<OffsetDateTime>>,
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
+    door: watch::Sender<Option<IngestDoor>>,
     /// Why the last pass failed.
     trouble: Option<String>,
 }
@@ -186,6 +189,7 @@ impl Reconciler {
             told: Mutex::default(),
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
+            door: watch::Sender::new(None),
             trouble: None,
         }
     }
@@ -203,6 +207,11 @@ impl Reconciler {
     /// Containers whose output may be collected.
     pub fn logs(&self) -> watch::Receiver<Vec<LogSource>> {
         self.logs.subscribe()
+    }
+
+    /// Where instances hand in records, once their network is there.
+    pub fn door(&self) -> watch::Receiver<Option<IngestDoor>> {
+        self.door.subscribe()
     }
 
     /// Passes until `stop`; `pulse` beats at each. A pass that is cut off is as good as one that a crash cut off.
@@ -357,7 +366,13 @@ impl Reconciler {
         for spec in &state.instances {
             let Some(image) = chosen.image(spec, memory) else { continue };
             let site_nonce = site.nonces.get(&spec.name).map(String::as_str).unwrap_or_default();
-            let around = Surroundings { names: &self.names, desired: state, secrets: &self.secrets, site_nonce };
+            let around = Surroundings {
+                names: &self.names,
+                desired: state,
+                secrets: &self.secrets,
+                site_nonce,
+                gateway_port: self.deps.gateway_port,
+            };
             match workload::render(spec, image, around) {
                 Ok(r) => drop(rendered.insert(spec.name.clone(), r)),
                 Err(u) => drop(unmet.insert(spec.name.clone(), u)),

@@ -59,11 +59,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (stage, seen) = watch::channel(Stage::Starting("reading its files".into()));
     let (port_trouble, port) = watch::channel(None);
+    let (gateway_trouble, gateway) = watch::channel(None);
     let page = Page {
         clock: Arc::clone(&clock),
         identity: identity.clone(),
         stage: seen,
-        port,
+        troubles: vec![port, gateway],
         outbox_max_bytes: config.outbox.max_bytes,
         max_hold: config.max_hold,
     };
@@ -76,7 +77,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Whatever ends this, also the one who runs it, ends its tasks: they must not speak for this host beside the next run.
     let _ends_tasks = stop.clone().drop_guard();
     let ended = tokio::select! {
-        started = Box::pin(start(&config, clock, identity, &stage, &tasks)) => match started {
+        started = Box::pin(start(&config, clock, identity, (&stage, gateway_trouble), &tasks)) => match started {
             // Up: from here on only a signal or a dead task ends it.
             Ok(()) => tokio::select! {
                 () = daemon::signalled() => Ok(()),
@@ -96,7 +97,7 @@ async fn start(
     config: &Config,
     clock: SharedClock,
     identity: IdentityDir,
-    stage: &watch::Sender<Stage>,
+    (stage, gateway_trouble): (&watch::Sender<Stage>, watch::Sender<Option<String>>),
     tasks: &Tasks,
 ) -> anyhow::Result<()> {
     let stop = tasks.stop_token();
@@ -118,10 +119,20 @@ async fn start(
         pool: config.runtime.pool.parse().context("runtime.pool")?,
         subnet: config.runtime.subnet.clone(),
         start_deadline: config.runtime.start_deadline,
+        gateway_port: config.gateway_port,
         brokers_heard: Some(brokers_heard),
         capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
+    // Before the outbox: while that is not open yet, whoever hands something in is told to come back.
+    let (tools_out, tools_in) = watch::channel(None);
+    let ingest = collect::http::Deps {
+        door: reconciler.door(),
+        tools: tools_in,
+        trouble: gateway_trouble,
+        port: config.gateway_port,
+    };
+    tasks.spawn("gateway", collect::http::run(ingest, tasks.clone()));
     tasks.spawn("reconcile", reconciler.run(tasks.pulse("reconcile", HANGS), stop.clone()));
 
     // After reconcile: whatever is wrong with the records must not keep containers from running.
@@ -132,6 +143,7 @@ async fn start(
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
     let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock));
+    tools_out.send_replace(Some(tools.clone()));
     let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, heard_out, stop.clone());
     tasks.spawn("collect mqtt", mqtt);
     tasks.spawn("collect logs", collect::logs::run(logs, docker, tools, stop.clone()));

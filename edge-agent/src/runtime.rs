@@ -62,6 +62,21 @@ impl fmt::Debug for BrokerEndpoint {
     }
 }
 
+/// Where instances hand in records over HTTP, and whose token is whose. Read by `collect`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IngestDoor {
+    /// The internal bridge's first address.
+    pub addr: IpAddr,
+    /// By the SHA-256 of an instance's token.
+    pub tokens: BTreeMap<Digest, Name>,
+}
+
+impl fmt::Debug for IngestDoor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IngestDoor({} for {} instances)", self.addr, self.tokens.len())
+    }
+}
+
 /// Brokers that hold the agent's session, by their home, with the messages they have thrown away. From `collect` to
 /// `reconcile`.
 pub type BrokersHeard = BTreeMap<String, u64>;

@@ -111,12 +111,18 @@ pub struct Surroundings<'a> {
     pub secrets: &'a Secrets,
     /// Restart nonce given at the site.
     pub site_nonce: &'a str,
+    /// Where the agent takes records on the internal bridge.
+    pub gateway_port: u16,
 }
 
 /// Every secret that the host's instances need.
 pub fn secrets_needed(desired: &DesiredState) -> Vec<SecretNeed> {
     let mut needs = Vec::new();
     for spec in &desired.instances {
+        match &spec.workload {
+            w if hands_in(w) => needs.push(ingest_secret(&spec.name)),
+            _ => {}
+        }
         match &spec.workload {
             Workload::NodeRed(_) => needs.extend(node_red::secrets(&spec.name)),
             Workload::Mosquitto(_) => needs.extend(mosquitto::secrets(&spec.name, desired)),
@@ -167,6 +173,11 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         Workload::Ollama(w) => ollama::render(w, &mut rendered),
         Workload::Container(w) => container::render(spec, w, image, around, &mut rendered)?,
     }
+    if hands_in(&spec.workload) {
+        let url = format!("http://redforge-gateway:{}/v1/records", around.gateway_port);
+        rendered.container.env.insert("REDFORGE_INGEST_URL".into(), url);
+        rendered.container.env.insert("REDFORGE_INGEST_TOKEN".into(), ingest_token(around.secrets, &spec.name));
+    }
     for files in rendered.config.iter().chain(&rendered.live) {
         mounts.push(MountSpec { volume: files.volume.clone(), path: files.path.clone(), read_only: true });
     }
@@ -181,6 +192,20 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
     }
     rendered.container.mounts = mounts;
     Ok(rendered)
+}
+
+/// Does this kind run an application that may have records to hand in?
+pub fn hands_in(workload: &Workload) -> bool {
+    matches!(workload, Workload::NodeRed(_) | Workload::Container(_))
+}
+
+fn ingest_secret(instance: &Name) -> SecretNeed {
+    (format!("gateway/{instance}/token"), 24)
+}
+
+/// An instance's own token at the gateway.
+pub fn ingest_token(secrets: &Secrets, instance: &Name) -> String {
+    secret_text(secrets, &ingest_secret(instance).0)
 }
 
 fn plausible_path(path: &str) -> bool {

@@ -7,7 +7,18 @@ progress() { printf '%(%H:%M:%S)T image %s\n' -1 "$*" >&2; }
 give_up() { progress "$*"; exit 1; }
 
 recipe_hash() { # HERE KIND   over every file that can change the image
-  (cd "$1" && find lib.sh "$2" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+  local also=(); case $2 in node-red*) also=(../node-red) ;; esac
+  (cd "$1" && find lib.sh "$2" "${also[@]}" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+}
+
+# node_packages MODULES   puts the nodes of packaging/node-red where every Node-RED of the image finds them, offline
+node_packages() {
+  local package name
+  for package in "$here"/../node-red/*/; do
+    name=$(basename "$package")
+    mkdir -p "$1/$name"
+    cp "$package"/package.json "$package"/*.js "$package"/*.html "$1/$name/"
+  done
 }
 image_recipe() { docker image inspect -f '{{index .Config.Labels "io.redforge.recipe"}}' "$1" 2>/dev/null || true; }
 

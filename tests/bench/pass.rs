@@ -100,6 +100,7 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         pool: "10.231.64.0/18".parse().context("the pool")?,
         subnet: None,
         start_deadline: Duration::from_secs(120),
+        gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
     });

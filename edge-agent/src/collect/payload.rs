@@ -25,6 +25,18 @@ pub enum Unreadable {
     Tombstone,
 }
 
+impl Unreadable {
+    /// What is wrong, by its field.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Topic => "topic",
+            Self::Json { field, .. } => field,
+            Self::Components { .. } => "vector",
+            Self::Tombstone => "tombstone",
+        }
+    }
+}
+
 /// The class that a topic names.
 pub fn class_of(topic: &str) -> Option<RecordClass> {
     RecordClass::from_word(topic.strip_prefix(TOPIC)?)
@@ -125,7 +137,11 @@ fn parse<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Unreadable
     serde_json::from_slice(payload).map_err(|source| {
         // Following the path costs something, so only what is refused is read that way.
         let followed = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(payload));
-        Unreadable::Json { field: followed.err().map(|e| e.path().to_string()).unwrap_or_default(), source }
+        let path = followed.err().map(|e| e.path().to_string()).unwrap_or_default();
+        // What is not there has no path; its name stands in the parser's words.
+        let missing = || source.to_string().strip_prefix("missing field `")?.split('`').next().map(str::to_owned);
+        let field = if path == "." || path == "?" { missing().unwrap_or_default() } else { path };
+        Unreadable::Json { field, source }
     })
 }
 

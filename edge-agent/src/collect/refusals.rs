@@ -30,12 +30,6 @@ struct Said {
 impl Refusals {
     /// A message that is no record.
     pub fn unreadable(&self, source: &Name, class: RecordClass, why: &Unreadable) {
-        let field = match why {
-            Unreadable::Topic => "topic",
-            Unreadable::Json { field, .. } => field.as_str(),
-            Unreadable::Components { .. } => "vector",
-            Unreadable::Tombstone => "tombstone",
-        };
         let reason = match why {
             // The parser's own words quote the value that it did not expect, and a log is no way past the gate.
             Unreadable::Json { source, .. } => {
@@ -44,7 +38,7 @@ impl Refusals {
             }
             _ => Chain(why).to_string(),
         };
-        self.say(source, class, field, &reason);
+        self.say(source, class, why.field(), &reason);
     }
 
     /// A record that may not leave.

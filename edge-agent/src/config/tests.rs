@@ -57,6 +57,7 @@ fn every_refusal_names_the_setting() {
         ("[page]\nlisten = \"0.0.0.0:80\"", "page.listen"),
         ("port_base = 0", "port_base"),
         ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),
+        ("[gateway]\nport = 0", "gateway.port"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),
         (long.as_str(), "state.run_dir"),

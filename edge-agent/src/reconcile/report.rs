@@ -13,11 +13,14 @@ use super::{
 };
 use crate::{
     db::ledger::AcceptedDesired,
-    runtime::{BrokerEndpoint, ContainerSeen, ContainerState, LogSource, RuntimeError},
-    workload::mosquitto,
+    runtime::{
+        BrokerEndpoint, ContainerSeen, ContainerState, IngestDoor, LogSource, RuntimeError, names::first_address,
+    },
+    workload::{self, mosquitto},
 };
 use redforge_shared::{
     desired::{InstanceSpec, Workload},
+    ids::Digest,
     report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
     scale::Replicas,
 };
@@ -268,8 +271,21 @@ impl Reconciler {
                 });
             }
         }
+        let door = self.ingest_door(view);
+        self.door.send_if_modified(|d| std::mem::replace(d, door.clone()) != door);
         self.brokers.send_if_modified(|b| std::mem::replace(b, brokers.clone()) != brokers);
         self.logs.send_if_modified(|l| std::mem::replace(l, logs.clone()) != logs);
+    }
+}
+
+impl Reconciler {
+    /// The internal bridge's first address, and the tokens of those who may use it.
+    fn ingest_door(&self, view: &View) -> Option<IngestDoor> {
+        let subnet = view.seen.networks.get(self.names.network())?;
+        let addr = first_address(subnet)?.into();
+        let own = view.chosen.state.instances.iter().filter(|i| workload::hands_in(&i.workload));
+        let token = |i: &InstanceSpec| Digest::of(workload::ingest_token(&self.secrets, &i.name).as_bytes());
+        Some(IngestDoor { addr, tokens: own.map(|i| (token(i), i.name.clone())).collect() })
     }
 }
 

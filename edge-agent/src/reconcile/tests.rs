@@ -99,6 +99,7 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         subnet: None,
         // What is not there at the first look has failed.
         start_deadline: Duration::ZERO,
+        gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
     }

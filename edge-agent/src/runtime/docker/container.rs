@@ -16,12 +16,22 @@ use redforge_shared::{
 };
 use std::collections::HashMap;
 
+/// The name under which instances find the agent.
+const GATEWAY_NAME: &str = "redforge-gateway";
+
 impl Docker {
     pub(super) async fn make_container(&self, names: &Names, place: Place<'_>, spec: &ContainerSpec) -> Done<()> {
         let client = self.client().await?;
         let name = names.container(place.instance, place.replica);
         let options = query::CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
-        match client.create_container(Some(options), body(names, place, spec)).await {
+        let mut body = body(names, place, spec);
+        // The agent itself, by a name: where the bridge is lives as long as the network that the container is on.
+        if let Some(gateway) = self.gateway(names).await?
+            && let Some(host) = &mut body.host_config
+        {
+            host.extra_hosts = Some(vec![format!("{GATEWAY_NAME}:{gateway}")]);
+        }
+        match client.create_container(Some(options), body).await {
             Ok(_) => Ok(()),
             // Taken: by the container of an earlier, interrupted pass, or by somebody else.
             Err(Error::DockerResponseServerError { status_code: 409, .. }) => {

@@ -1,13 +1,30 @@
 //! Makes the host's networks.
 use super::{Docker, failed, host_labels, is_ours};
-use crate::runtime::{Done, RuntimeError, names::Names};
+use crate::runtime::{
+    Done, RuntimeError,
+    names::{Names, first_address},
+};
 use bollard::{
     errors::Error,
     models::{Ipam, IpamConfig, NetworkCreateRequest},
     query_parameters as query,
 };
+use std::net::Ipv4Addr;
 
 impl Docker {
+    /// The internal bridge's first address, where the network is there.
+    pub(super) async fn gateway(&self, names: &Names) -> Done<Option<Ipv4Addr>> {
+        let client = self.client().await?;
+        match client.inspect_network(names.network(), None::<query::InspectNetworkOptions>).await {
+            Ok(there) => {
+                let configs = there.ipam.and_then(|i| i.config).unwrap_or_default();
+                Ok(configs.iter().find_map(|c| first_address(c.subnet.as_deref()?)))
+            }
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(e) => Err(failed("inspect", names.network(), e)),
+        }
+    }
+
     pub(super) async fn make_network(
         &self,
         names: &Names,
