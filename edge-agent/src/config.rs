@@ -2,7 +2,10 @@
 //! once; nothing else in the agent asks the environment.
 //!
 //! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
-use crate::link::dial::HubUrl;
+use crate::{
+    link::dial::HubUrl,
+    reconcile::{deadlines::Deadlines, preflight::Limits},
+};
 use serde::Deserialize;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -88,6 +91,16 @@ struct WrittenRuntime {
     /// Seconds, 10 to 86400, that a new container may take until it works; then the last one that worked comes back;
     /// default: 120.
     start_deadline_s: Option<u32>,
+    /// Seconds, 10 to 604800, that fetching an image may take; then it is tried again later; default: 3600.
+    pull_deadline_s: Option<u32>,
+    /// Seconds, 1 to 3600, that the engine may take for one act of making or starting a container; default: 60.
+    create_deadline_s: Option<u32>,
+    /// Seconds, 5 to 3600, that flows may take to run in a runtime that goes on; default: 60.
+    deploy_deadline_s: Option<u32>,
+    /// Bytes of the engine's disk that stay free whatever is fetched; default: 536870912 (512 MiB).
+    disk_headroom_bytes: Option<u64>,
+    /// Bytes of the host's memory that limits of instances must leave; default: 268435456 (256 MiB).
+    memory_reserve_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -161,8 +174,10 @@ pub struct RuntimeConfig {
     pub pool: String,
     /// Fixed subnet instead of a free one of the pool.
     pub subnet: Option<String>,
-    /// How long a new container may take until it works, before the last one that worked comes back.
-    pub start_deadline: Duration,
+    /// How long each step of a change may take, before the last one that worked comes back.
+    pub deadlines: Deadlines,
+    /// What stays free whatever is wanted.
+    pub limits: Limits,
 }
 
 /// How much the outbox may hold.
@@ -186,7 +201,12 @@ impl Config {
             "state": {"dir": self.state_dir, "run_dir": self.run_dir},
             "runtime": {
                 "docker_socket": self.runtime.docker_socket, "pool": self.runtime.pool, "subnet": self.runtime.subnet,
-                "start_deadline_s": self.runtime.start_deadline.as_secs(),
+                "start_deadline_s": self.runtime.deadlines.healthy.as_secs(),
+                "pull_deadline_s": self.runtime.deadlines.pull.as_secs(),
+                "create_deadline_s": self.runtime.deadlines.start.as_secs(),
+                "deploy_deadline_s": self.runtime.deadlines.hot_deploy.as_secs(),
+                "disk_headroom_bytes": self.runtime.limits.disk_headroom_bytes,
+                "memory_reserve_bytes": self.runtime.limits.memory_reserve_bytes,
             },
             "page": {"listen": listen},
             "outbox": {
@@ -370,15 +390,12 @@ impl Written {
             (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
             (None, None) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT))),
         };
-        let pool = self.runtime.pool.unwrap_or_else(|| "10.231.64.0/18".into());
+        let pool = self.runtime.pool.clone().unwrap_or_else(|| "10.231.64.0/18".into());
         check_block("runtime.pool", &pool, 24).map_err(value)?;
         if let Some(subnet) = &self.runtime.subnet {
             check_block("runtime.subnet", subnet, 29).map_err(value)?;
         }
-        let start_deadline_s = self.runtime.start_deadline_s.unwrap_or(120);
-        if !(10..=86_400).contains(&start_deadline_s) {
-            return Err(value(format!("runtime.start_deadline_s: {start_deadline_s} is not within 10 to 86400")));
-        }
+        let deadlines = deadlines(&self.runtime).map_err(value)?;
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
@@ -403,7 +420,17 @@ impl Written {
                 docker_socket: self.runtime.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
                 pool,
                 subnet: self.runtime.subnet,
-                start_deadline: Duration::from_secs(start_deadline_s.into()),
+                deadlines,
+                limits: Limits {
+                    disk_headroom_bytes: self
+                        .runtime
+                        .disk_headroom_bytes
+                        .unwrap_or(Limits::default().disk_headroom_bytes),
+                    memory_reserve_bytes: self
+                        .runtime
+                        .memory_reserve_bytes
+                        .unwrap_or(Limits::default().memory_reserve_bytes),
+                },
             },
             page_listen,
             outbox,
@@ -423,6 +450,21 @@ impl Written {
         }
         Ok(config)
     }
+}
+
+fn deadlines(written: &WrittenRuntime) -> Result<Deadlines, String> {
+    let within = |name: &str, written: Option<u32>, default: Duration, (least, most): (u32, u32)| match written {
+        None => Ok(default),
+        Some(s) if (least..=most).contains(&s) => Ok(Duration::from_secs(s.into())),
+        Some(s) => Err(format!("runtime.{name}: {s} is not within {least} to {most}")),
+    };
+    let d = Deadlines::default();
+    Ok(Deadlines {
+        pull: within("pull_deadline_s", written.pull_deadline_s, d.pull, (10, 604_800))?,
+        start: within("create_deadline_s", written.create_deadline_s, d.start, (1, 3_600))?,
+        healthy: within("start_deadline_s", written.start_deadline_s, d.healthy, (10, 86_400))?,
+        hot_deploy: within("deploy_deadline_s", written.deploy_deadline_s, d.hot_deploy, (5, 3_600))?,
+    })
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {

@@ -12,6 +12,7 @@ use crate::{
 };
 use choose::Chosen;
 pub use fold::capacity;
+use deadlines::Deadlines;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::{Brought, Jobs};
 use knock::Doors;
@@ -20,15 +21,15 @@ use observe::{AppSeen, FlowSets};
 use redforge_shared::{
     clock::SharedClock,
     daemon::Pulse,
-    desired::DesiredState,
+    desired::{DesiredState, Workload},
     error::Chain,
     flows,
     ids::{Digest, HostId, Name},
-    report::{Health, HostStatus, Phase, Sync},
+    report::{Health, HostStatus, Phase, Sync, preflight::ChangeStep},
 };
 use scaling::Counts;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -41,6 +42,8 @@ use trial::Trials;
 
 mod assess;
 mod choose;
+pub mod crashes;
+pub mod deadlines;
 mod execute;
 mod fold;
 mod jobs;
@@ -48,10 +51,12 @@ mod knock;
 mod memory;
 mod observe;
 pub mod plan;
+pub mod preflight;
 mod reduce;
 mod report;
 mod scaling;
 mod sessions;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -80,6 +85,8 @@ pub enum ReconcileError {
     Vanished(Name),
     #[error("no subnet is configured")]
     NoSubnet,
+    #[error("the step {0} took longer than it may")]
+    Late(ChangeStep),
 }
 
 impl ReconcileError {
@@ -88,7 +95,7 @@ impl ReconcileError {
         match self {
             Self::Runtime(e) => !e.is_retryable(),
             Self::Deploy(e) => e.is_refusal(),
-            Self::Ledger(_) | Self::Vanished(_) | Self::NoSubnet => false,
+            Self::Ledger(_) | Self::Vanished(_) | Self::NoSubnet | Self::Late(_) => false,
         }
     }
 }
@@ -105,8 +112,10 @@ pub struct Deps {
     pub pool: Pool,
     /// The internal network's subnet, when it is set by hand.
     pub subnet: Option<String>,
-    /// How long a new container may take until it does what its spec asks for, before the last good one comes back.
-    pub start_deadline: Duration,
+    /// How long each step of a change may take, before the last good one comes back.
+    pub deadlines: Deadlines,
+    /// What stays free whatever is wanted.
+    pub limits: preflight::Limits,
     /// Where the agent takes records on the internal bridge.
     pub gateway_port: u16,
     /// What `collect` hears of the host's brokers. None: nothing is collected, and no instance waits for a session.
@@ -124,6 +133,7 @@ pub struct Reconciler {
     flow_sets: FlowSets,
     jobs: Jobs,
     trials: Trials,
+    said: survey::Said,
     doors: Doors,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
@@ -184,6 +194,7 @@ impl Reconciler {
             flow_sets: FlowSets::new(),
             jobs: Jobs::default(),
             trials: Trials::default(),
+            said: survey::Said::default(),
             doors: Doors::default(),
             status: watch::Sender::new(nothing),
             told: Mutex::default(),
@@ -223,9 +234,14 @@ impl Reconciler {
         let mut wait = SOON;
         loop {
             pulse.beat();
+            let (self_ledger, begun) = (self.deps.ledger.clone(), self.deps.ledger.accepted());
             let pace = tokio::select! {
                 () = stop.cancelled() => return,
                 pace = self.pass() => pace,
+                () = a_newer_one(self_ledger, begun) => {
+                    tracing::warn!("a pass hangs and a newer desired state is there, beginning anew");
+                    Pace::Changed
+                }
             };
             wait = match pace {
                 Pace::Changed => AT_ONCE,
@@ -308,13 +324,17 @@ impl Reconciler {
         }
         memory.forget_others(&ledger, &accepted.state).await?;
 
-        let view = self.look(accepted, memory).await?;
+        let mut view = self.look(accepted, memory).await?;
+        self.jobs.keep_wanted(&wanted_fetches(&view.chosen.state));
         self.remember_sessions(&view, memory).await?;
+        self.remember_crashes(&view, memory).await?;
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
+            resting: memory.resting(),
             ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &ready)
         };
+        self.preflight(&mut view, &actual, memory).await?;
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
 
         let addresses = addresses(&view.seen);
@@ -329,6 +349,7 @@ impl Reconciler {
             flow_sets: &self.flow_sets,
             addresses: &addresses,
             subnets: &subnets,
+            deadlines: &self.deps.deadlines,
             memory,
             jobs: &mut self.jobs,
         };
@@ -436,8 +457,36 @@ impl Reconciler {
         }
         let kept = self.deps.ledger.kv_get(execute::SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
         let kept = kept.and_then(|b| String::from_utf8(b).ok());
-        Ok(kept.into_iter().chain(self.deps.pool.subnets()).collect())
+        let routes = survey::host_routes();
+        // One that hides a network of the host would cut it off.
+        let free = self.deps.pool.subnets().filter(|s| !survey::overlaps(s, &routes));
+        Ok(kept.into_iter().chain(free).collect())
     }
+}
+
+/// How long a pass goes on after a newer desired state was accepted.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A newer desired state than this one was accepted a while ago.
+async fn a_newer_one(ledger: Ledger, begun: Option<(u64, Digest)>) {
+    let mut changed = ledger.subscribe();
+    while ledger.accepted() == begun {
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+    tokio::time::sleep(GRACE).await;
+}
+
+/// Everything that this state may have fetched.
+fn wanted_fetches(state: &DesiredState) -> BTreeSet<String> {
+    let mut wanted: BTreeSet<String> = state.instances.iter().map(|i| plan::job_key::image(&i.image)).collect();
+    for spec in &state.instances {
+        if let Workload::Ollama(o) = &spec.workload {
+            wanted.extend(o.models.iter().map(|m| plan::job_key::model(&spec.name, &m.name)));
+        }
+    }
+    wanted
 }
 
 fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {

@@ -220,6 +220,9 @@ pub struct ImageSeen {
     pub volumes: Vec<String>,
     /// The user it runs as; empty = root.
     pub user: String,
+    /// What it was made for, such as amd64; empty = not said.
+    #[serde(default)]
+    pub architecture: String,
 }
 
 /// What a container is doing.
@@ -260,6 +263,8 @@ pub struct ContainerSeen {
     pub pids_limit: u32,
     /// Names of the volumes it mounts.
     pub volumes: BTreeSet<String>,
+    /// What it publishes while it runs.
+    pub ports: Vec<Port>,
 }
 
 /// One of our volumes.
@@ -297,6 +302,17 @@ pub struct EngineVersion {
     pub engine: String,
     /// The API version in use after negotiation.
     pub api: String,
+}
+
+/// What the engine says of the machine it runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineSeen {
+    /// Where it keeps images and volumes.
+    pub root_dir: String,
+    /// In the kernel's words, such as x86_64.
+    pub architecture: String,
+    /// 0 = not said.
+    pub memory_total_bytes: u64,
 }
 
 /// What went wrong, by what was tried.
@@ -356,6 +372,10 @@ pub type Done<T> = Result<T, RuntimeError>;
 pub trait Runtime: Send + Sync {
     /// The engine's version and the API version in use.
     fn version(&self) -> Boxed<'_, Done<EngineVersion>>;
+    /// The machine that the engine runs on.
+    fn survey(&self) -> Boxed<'_, Done<EngineSeen>>;
+    /// Architectures for which the image's registry has it, asked without fetching it; empty = it does not say.
+    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>>;
     /// Everything of this host, and what bears our names without being ours.
     fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>>;
     /// Makes the network unless it is there; [`RuntimeError::SubnetTaken`] asks for another subnet.

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context as _, ensure};
 use redforge_edge::{
     db::ledger::Ledger,
-    reconcile::{Deps, Pace, Reconciler},
+    reconcile::{Deps, Pace, Reconciler, deadlines::Deadlines, preflight::Limits},
     runtime::docker::Docker,
     workload::mosquitto::LIVE_PATH,
 };
@@ -99,7 +99,8 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         host,
         pool: "10.231.64.0/18".parse().context("the pool")?,
         subnet: None,
-        start_deadline: Duration::from_secs(120),
+        deadlines: Deadlines::default(),
+        limits: Limits::default(),
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,

@@ -4,6 +4,7 @@
 //! from the spec or its flow set only, never from a container.
 use super::{
     ReconcileError,
+    crashes::Crashes,
     jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
@@ -20,7 +21,10 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, Ollama, Workload},
     ids::Digest,
-    report::{Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync},
+    report::{
+        Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync,
+        preflight::{self, ChangeStep, Preflight},
+    },
     scale::{Replicas, Scaled},
     standin,
 };
@@ -39,6 +43,8 @@ pub struct Glance<'a> {
     pub blocked: &'a [String],
     /// Why the spec that was asked for is not the one that runs.
     pub back: Option<&'a Failed>,
+    /// What was found before the last change of exactly this spec.
+    pub preflight: Option<&'a Preflight>,
     pub now: OffsetDateTime,
     pub fault: Option<&'a ReconcileError>,
     pub memory: &'a Remembered,
@@ -76,16 +82,16 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         reason,
         names: names.into_iter().take(MAX_NAMES).map(bounded).collect(),
         container_id: c.map(|c| c.id.clone()),
-        restarts: c.map_or(0, |c| c.restarts),
+        restarts: c.map_or(0, |c| c.restarts.max(crashes_of(g).map_or(0, |k| k.ends))),
         exit_code: exit_code(g),
         changed_at: g.before.filter(same).map_or(g.now, |b| b.changed_at),
         memory_limit_bytes: c.map_or(0, |c| c.memory_limit_bytes),
         cpu_limit_millicores: c.map_or(0, |c| c.cpu_limit_millicores),
         messages_dropped: g.dropped.or_else(|| Some(g.before?.messages_dropped)).unwrap_or(0),
         hold: g.hold.cloned(),
-        preflight: None,
-        late: None,
-        next_start_at: None,
+        preflight: g.preflight.cloned(),
+        late: late(g),
+        next_start_at: crashes_of(g).and_then(|k| k.rests_until),
         progress: progress(g),
         replicas: Replicas::default(),
         scaled: g.scaled,
@@ -119,8 +125,11 @@ fn paused(verdict: Verdict) -> Verdict {
 /// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.
 fn exit_code(g: &Glance<'_>) -> Option<i32> {
     let c = g.container?;
+    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
+        return k.exit_code.or_else(|| before_of(g, c).and_then(|b| b.exit_code));
+    }
     if c.state == ContainerState::Running {
-        return before_of(g, c).filter(|_| is_looping(g, c)).and_then(|b| b.exit_code);
+        return None;
     }
     (!c.started_at.is_empty() && c.state != ContainerState::Created).then_some(c.exit_code)
 }
@@ -168,11 +177,29 @@ fn before_of<'a>(g: &'a Glance<'_>, c: &ContainerSeen) -> Option<&'a InstanceSta
     g.before.filter(|b| b.container_id.as_deref() == Some(&c.id))
 }
 
-/// It ended by itself, was brought back, and has not run for long enough to say that it stays up.
+/// It ended by itself, and rests or was brought back and has not run for long enough to say that it stays up.
 fn is_looping(g: &Glance<'_>, c: &ContainerSeen) -> bool {
-    c.restarts > 0
-        && up_for(c, g.now).is_some_and(|up| !settled(up))
-        && before_of(g, c).is_some_and(|b| b.phase == Phase::Crashed)
+    let up = || c.state == ContainerState::Running && up_for(c, g.now).is_none_or(settled);
+    crashes_of(g).is_some_and(|k| k.rests_until.is_some() || (k.exit_code.is_some() && !up()))
+}
+
+/// How often this container has ended by itself.
+fn crashes_of<'a>(g: &'a Glance<'_>) -> Option<&'a Crashes> {
+    let c = g.container?;
+    g.memory.crashes.get(&g.spec.name).filter(|k| k.container == c.id)
+}
+
+/// The step that ran out of time, where that is why the status is what it is.
+fn late(g: &Glance<'_>) -> Option<ChangeStep> {
+    let failed = g.back.or_else(|| g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec));
+    let pull = || g.jobs.failure(&job_key::image(&g.spec.image)) == Some(Reason::DeadlineExceeded);
+    let now = || g.fault.and_then(late_step).or_else(|| pull().then_some(ChangeStep::Pull));
+    failed.map_or_else(now, |f| f.late)
+}
+
+/// The step that this fault says ran out of time.
+pub fn late_step(fault: &ReconcileError) -> Option<ChangeStep> {
+    if let ReconcileError::Late(step) = fault { Some(*step) } else { None }
 }
 
 fn bounded(name: String) -> String {
@@ -206,7 +233,15 @@ fn judge(g: &Glance<'_>) -> Verdict {
     match g.container {
         None => plain(Phase::Pending, Health::Unknown, Sync::Updating),
         Some(c) if c.hash != shape.hash => {
-            plain(phase_of(c), if serves(c) { Health::Healthy } else { Health::Unknown }, Sync::Updating)
+            let health = if serves(c) { Health::Healthy } else { Health::Unknown };
+            match g.wanted.flow_set.filter(|digest| !g.flow_sets.contains_key(digest)) {
+                // What serves goes on until everything is here.
+                Some(digest) => {
+                    let names = vec![digest.to_string()];
+                    Verdict(phase_of(c), health, Sync::Updating, Some(Reason::BlobMissing), names)
+                }
+                None => plain(phase_of(c), health, Sync::Updating),
+            }
         }
         Some(c) => lived(g, c),
     }
@@ -229,6 +264,13 @@ fn hindered(g: &Glance<'_>) -> Option<Verdict> {
     if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
     }
+    if let Some(p) = g.preflight.filter(|p| p.verdict == preflight::Verdict::Refused) {
+        let refused = p.findings.iter().filter(|f| f.verdict == preflight::Verdict::Refused);
+        let names = refused.map(|f| f.check.to_string()).collect();
+        let outdated = |c: &&ContainerSeen| !matches!(&g.wanted.blueprint, Blueprint::Ready(s) if s.hash == c.hash);
+        let health = if g.container.filter(outdated).is_some_and(serves) { Health::Healthy } else { Health::Error };
+        return Some(Verdict(phase, health, Sync::OutOfDate, Some(Reason::PreflightRefused), names));
+    }
     if !g.blocked.is_empty() {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(Reason::ForeignObject), g.blocked.to_vec()));
     }
@@ -241,6 +283,7 @@ pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
     let ReconcileError::Runtime(e) = fault else {
         return match fault {
             ReconcileError::Deploy(e) if e.is_refusal() => Some((Reason::DeployRefused, vec![])),
+            ReconcileError::Late(_) => Some((Reason::DeadlineExceeded, vec![])),
             _ => None,
         };
     };
@@ -300,6 +343,10 @@ fn phase_of(c: &ContainerSeen) -> Phase {
 
 /// The right container: what does it do, and what runs inside?
 fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
+    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
+        let reason = if k.out_of_memory { Reason::OutOfMemory } else { Reason::ContainerExited };
+        return because(Phase::Crashed, Health::Error, Sync::UpToDate, reason);
+    }
     match c.state {
         ContainerState::Created => plain(Phase::Starting, Health::Unknown, Sync::Updating),
         ContainerState::Paused => because(Phase::Running, Health::Error, Sync::Drifted, Reason::ProbeFailed),
@@ -308,10 +355,7 @@ fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
             let reason = if c.oom_killed { Reason::OutOfMemory } else { Reason::ContainerExited };
             because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
         }
-        ContainerState::Running if is_looping(g, c) => {
-            let reason = before_of(g, c).and_then(|b| b.reason).unwrap_or(Reason::ContainerExited);
-            because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
-        }
+
         ContainerState::Running => match (&g.spec.workload, g.app) {
             (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w.flow_set, seen),
             (Workload::Ollama(w), Some(AppSeen::Ollama(Some(held)))) => models(g, w, held),

@@ -4,6 +4,7 @@
 //! fails, everything does.
 use super::{
     ReconcileError,
+    deadlines::Deadlines,
     jobs::Jobs,
     memory::Remembered,
     observe::FlowSets,
@@ -41,6 +42,7 @@ pub struct Deeds<'a> {
     pub addresses: &'a BTreeMap<String, IpAddr>,
     /// Subnets for the internal network, the best first.
     pub subnets: &'a [String],
+    pub deadlines: &'a Deadlines,
     pub memory: &'a mut Remembered,
     pub jobs: &'a mut Jobs,
 }
@@ -58,8 +60,14 @@ impl Deeds<'_> {
                 continue;
             }
             fail::fail_point!("reconcile.before-step");
+            fail::fail_point!(&format!("reconcile.before.{}", step.deed()));
             tracing::info!(step = %step, "reconcile");
-            let Err(fault) = self.take(step).await else { continue };
+            let (late, limit) = self.deadlines.of(step);
+            let taken = tokio::time::timeout(limit, self.take(step)).await;
+            let Err(fault) = taken.unwrap_or(Err(ReconcileError::Late(late))) else {
+                fail::fail_point!(&format!("reconcile.after.{}", step.deed()));
+                continue;
+            };
             tracing::warn!(step = %step, error = %Chain(&fault), "step failed");
             waiting.extend(step.instance());
             let stops_all = matches!(step, Step::EnsureNetwork { .. });
@@ -166,7 +174,8 @@ impl Deeds<'_> {
         match self.runtime.find_image(reference).await.map_err(ReconcileError::Runtime)? {
             Some(image) => self.memory.set_image(self.ledger, reference, Some(image)).await,
             None => {
-                self.jobs.image(job_key::image(reference), self.runtime.clone(), reference.to_owned());
+                let (key, limit) = (job_key::image(reference), self.deadlines.pull);
+                self.jobs.image(key, self.runtime.clone(), reference.to_owned(), limit);
                 Ok(())
             }
         }

@@ -1,6 +1,7 @@
 //! What takes long and must hold up nobody: images and models come, and containers end, while passes go on.
 //!
 //! A fetch that failed is tried again after a pause, for ever. Which jobs are wanted is planned, not decided here.
+use super::{plan::job_key, preflight};
 use crate::{
     runtime::{ImageSeen, Runtime, RuntimeError, meter::Meter},
     workload::ollama::{self, ModelState, PullError},
@@ -14,10 +15,12 @@ use std::{
 };
 use tokio::{
     sync::{Notify, mpsc},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 
+/// How long a registry may take to say for which machines it has an image.
+const ASKING: Duration = Duration::from_secs(15);
 /// Pause before a failed fetch is tried again.
 const PAUSE: Duration = Duration::from_secs(20);
 
@@ -40,6 +43,10 @@ pub enum JobError {
     Digest,
     #[error("stopping the container")]
     Stop(#[source] RuntimeError),
+    #[error("the image is for {0}, not for this host")]
+    Architecture(String),
+    #[error("it took longer than {} s", .0.as_secs())]
+    Late(Duration),
 }
 
 impl JobError {
@@ -51,6 +58,8 @@ impl JobError {
             Self::Image(_) => Reason::ImageMissing,
             Self::Model(_) => Reason::ModelMissing,
             Self::Digest => Reason::ModelDigest,
+            Self::Architecture(_) => Reason::PreflightRefused,
+            Self::Late(_) => Reason::DeadlineExceeded,
             Self::Stop(_) => return None,
         })
     }
@@ -58,13 +67,27 @@ impl JobError {
 
 type Outcome = (String, Result<Brought, JobError>);
 
+/// A job under way.
+struct Running {
+    task: AbortHandle,
+    meter: Arc<Meter>,
+}
+
+/// Why and when a fetch failed.
+struct Failure {
+    at: Instant,
+    reason: Reason,
+    /// What the image is for, where that was the reason.
+    architecture: Option<String>,
+}
+
 /// The jobs of one reconciler; they end with it.
 pub struct Jobs {
     tasks: JoinSet<()>,
     out: mpsc::UnboundedSender<Outcome>,
     ended: mpsc::UnboundedReceiver<Outcome>,
-    running: BTreeMap<String, Arc<Meter>>,
-    failed: BTreeMap<String, (Instant, Reason)>,
+    running: BTreeMap<String, Running>,
+    failed: BTreeMap<String, Failure>,
     done: Arc<Notify>,
 }
 
@@ -88,24 +111,50 @@ impl Jobs {
 
     /// How far this job is: bytes that are there and bytes in all; none while nothing is known.
     pub fn progress(&self, key: &str) -> Option<(u64, u64)> {
-        self.running.get(key).map(|meter| meter.read()).filter(|read| *read != (0, 0))
+        self.running.get(key).map(|job| job.meter.read()).filter(|read| *read != (0, 0))
     }
 
     /// Why this fetch failed lately.
     pub fn failure(&self, key: &str) -> Option<Reason> {
-        self.failed.get(key).map(|(_, reason)| *reason)
+        self.failed.get(key).map(|f| f.reason)
+    }
+
+    /// What this image turned out to be for, where it was not for this host.
+    pub fn architecture(&self, key: &str) -> Option<String> {
+        self.failed.get(key)?.architecture.clone()
+    }
+
+    /// Gives up fetches that nobody wants any more: a newer desired state does not wait for one that hangs.
+    pub fn keep_wanted(&mut self, wanted: &BTreeSet<String>) {
+        let gone = |key: &String| job_key::is_fetch(key) && !wanted.contains(key);
+        self.failed.retain(|key, _| !gone(key));
+        self.running.retain(|key, job| {
+            if gone(key) {
+                tracing::info!(job = key, "given up, nobody wants it any more");
+                job.task.abort();
+            }
+            !gone(key)
+        });
     }
 
     /// Jobs that must not be begun now.
     pub fn busy(&self) -> BTreeSet<String> {
-        let resting = self.failed.iter().filter(|(_, (at, _))| at.elapsed() < PAUSE).map(|(k, _)| k.clone());
-        self.running.keys().cloned().chain(resting).collect()
+        let resting = self.failed.iter().filter(|(_, f)| f.at.elapsed() < PAUSE).map(|(k, _)| k);
+        self.running.keys().chain(resting).cloned().collect()
     }
 
-    /// Begins to fetch an image, unless it is under way.
-    pub fn image(&mut self, key: String, runtime: Arc<dyn Runtime>, reference: String) {
+    /// Begins to fetch an image within a time, unless it is under way. One that its registry has for other machines only is
+    /// not fetched; a registry that does not say so is not waited for.
+    pub fn image(&mut self, key: String, runtime: Arc<dyn Runtime>, reference: String, limit: Duration) {
         self.begin(key, async move |meter| {
-            let image = runtime.resolve_image(&reference, &meter).await.map_err(JobError::Image)?;
+            let asked = tokio::time::timeout(ASKING, runtime.architectures(&reference)).await;
+            if let (Ok(Ok(offered)), Ok(machine)) = (asked, runtime.survey().await)
+                && let Some(wrong) = preflight::for_others(&offered, &machine.architecture)
+            {
+                return Err(JobError::Architecture(wrong));
+            }
+            let fetched = tokio::time::timeout(limit, runtime.resolve_image(&reference, &meter)).await;
+            let image = fetched.map_err(|_| JobError::Late(limit))?.map_err(JobError::Image)?;
             Ok(Brought::Image { reference, image })
         });
     }
@@ -135,13 +184,14 @@ impl Jobs {
         F: Future<Output = Result<Brought, JobError>> + Send + 'static,
     {
         if let Entry::Vacant(place) = self.running.entry(key.clone()) {
-            let meter = place.insert(Arc::default()).clone();
-            let (done, out, job) = (self.done.clone(), self.out.clone(), job(meter));
-            self.tasks.spawn(async move {
+            let meter = Arc::<Meter>::default();
+            let (done, out, job) = (self.done.clone(), self.out.clone(), job(meter.clone()));
+            let task = self.tasks.spawn(async move {
                 // Nobody listens only when the reconciler is gone.
                 drop(out.send((key, job.await)));
                 done.notify_one();
             });
+            place.insert(Running { task, meter });
         }
     }
 
@@ -159,7 +209,8 @@ impl Jobs {
                 Err(e) => {
                     tracing::warn!(job = key, error = %Chain(&e), "job failed, trying again later");
                     if let Some(reason) = e.reason() {
-                        self.failed.insert(key, (Instant::now(), reason));
+                        let architecture = if let JobError::Architecture(a) = e { Some(a) } else { None };
+                        self.failed.insert(key, Failure { at: Instant::now(), reason, architecture });
                     }
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Rows of ledger.db, read once and written through. A row that cannot be understood is as good as none: everything here
 //! can be found out again.
-use super::{ReconcileError, plan};
+use super::{ReconcileError, crashes::Crashes, plan};
 use crate::{
     db::ledger::{Ledger, LedgerError},
     runtime::ImageSeen,
@@ -10,7 +10,7 @@ use crate::{
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec},
     ids::{Digest, Name},
-    report::Reason,
+    report::{Reason, preflight::ChangeStep},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -24,6 +24,9 @@ pub struct Failed {
     pub spec: Digest,
     pub reason: Reason,
     pub names: Vec<String>,
+    /// The step that ran out of time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<ChangeStep>,
 }
 
 /// What an instance ran when it last was as its spec asked: what it goes back to.
@@ -52,6 +55,7 @@ pub struct Remembered {
     pub images: BTreeMap<String, ImageSeen>,
     pub failed: BTreeMap<Name, Failed>,
     pub last_good: BTreeMap<Name, LastGood>,
+    pub crashes: BTreeMap<Name, Crashes>,
     applied: BTreeMap<Name, String>,
     deployed: BTreeMap<Name, Deployed>,
     /// Home of each broker that held the agent's session.
@@ -64,6 +68,7 @@ impl Remembered {
             images: rows(ledger, "image").await?,
             failed: rows(ledger, "failed").await?,
             last_good: rows(ledger, "last_good").await?,
+            crashes: rows(ledger, "crashes").await?,
             applied: rows(ledger, "applied").await?,
             deployed: rows(ledger, "deployed").await?,
             sessions: rows(ledger, "session").await?,
@@ -112,6 +117,29 @@ impl Remembered {
         Ok(())
     }
 
+    pub async fn set_crashes(
+        &mut self,
+        ledger: &Ledger,
+        instance: &Name,
+        crashes: Option<Crashes>,
+    ) -> Result<(), ReconcileError> {
+        if self.crashes.get(instance) != crashes.as_ref() {
+            write(ledger, "crashes", instance.as_str(), crashes.as_ref()).await?;
+            put(&mut self.crashes, instance.clone(), crashes);
+        }
+        Ok(())
+    }
+
+    /// Containers that stay down for a while.
+    pub fn resting(&self) -> BTreeSet<String> {
+        self.crashes.values().filter(|c| c.rests_until.is_some()).map(|c| c.container.clone()).collect()
+    }
+
+    /// Is there something else to go back to?
+    pub fn can_go_back(&self, instance: &Name, asked: Digest) -> bool {
+        self.last_good.get(instance).is_some_and(|g| g.identity != asked)
+    }
+
     pub async fn set_applied(&mut self, ledger: &Ledger, instance: &Name, applied: &str) -> Result<(), ReconcileError> {
         write(ledger, "applied", instance.as_str(), Some(&applied)).await?;
         self.applied.insert(instance.clone(), applied.to_owned());
@@ -156,6 +184,7 @@ impl Remembered {
         let kinds = [
             ("failed", names_of(&self.failed)),
             ("last_good", names_of(&self.last_good)),
+            ("crashes", names_of(&self.crashes)),
             ("applied", names_of(&self.applied)),
             ("deployed", names_of(&self.deployed)),
             ("session", names_of(&self.sessions)),
@@ -167,6 +196,7 @@ impl Remembered {
         }
         self.failed.retain(|n, _| keep(n));
         self.last_good.retain(|n, _| keep(n));
+        self.crashes.retain(|n, _| keep(n));
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));

@@ -130,6 +130,11 @@ fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, budget: &mut Budg
         own.iter().filter(|c| c.life.may_run()).for_each(|c| stop(c, actual, steps));
         return;
     }
+    let right = |c: &&Found| matches!(&wanted.blueprint, Blueprint::Ready(shape) if is_right(c, shape));
+    // It would not fit: nothing is fetched, and what serves goes on.
+    if wanted.refused && !own.iter().any(right) {
+        return;
+    }
     fetch_flows(wanted, actual, steps);
     let shape = match &wanted.blueprint {
         Blueprint::Ready(shape) => shape,
@@ -212,6 +217,12 @@ fn fetch_flows(wanted: &Wanted, actual: &Actual, steps: &mut Vec<Step>) {
 /// The container is the right one: it runs, its live files are right, and what it runs inside is right.
 fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
     let instance = || wanted.name.clone();
+    if actual.resting.contains(&c.id) {
+        if c.life.may_run() {
+            stop(c, actual, steps);
+        }
+        return;
+    }
     let live_is_right = shape.live_hash.is_none() || shape.live_hash.as_ref() == actual.live.get(&c.id);
     if !live_is_right && let Some(volume) = &shape.live {
         if !actual.volumes.contains_key(volume) {
@@ -237,7 +248,7 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
     }
     hot_deploy(wanted, c, memory, actual, steps);
     for model in actual.models_lacking.get(&c.id).into_iter().flatten() {
-        if !actual.busy.contains(&job_key::model(&wanted.name, model)) {
+        if !wanted.refused && !actual.busy.contains(&job_key::model(&wanted.name, model)) {
             steps.push(Step::PullModel { instance: instance(), id: c.id.clone(), model: model.clone() });
         }
     }
@@ -274,8 +285,9 @@ fn replace(
     if shape.exclusive && own.iter().any(|c| ending(&c)) {
         return;
     }
-    // The new one could not be started: what serves goes on.
-    if wanted.waits.is_some() && own.iter().any(|c| c.life.may_run()) {
+    // The new one could not be started, or would have nothing to run yet: what serves goes on.
+    let fetching = wanted.flow_set.is_some_and(|digest| !actual.flow_sets.contains_key(&digest));
+    if (wanted.waits.is_some() || fetching) && own.iter().any(|c| c.life.may_run()) {
         return;
     }
     let serving = own.iter().any(|c| c.life == Life::Running);

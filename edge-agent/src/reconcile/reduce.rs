@@ -45,6 +45,8 @@ pub fn desired(
         },
         flow_set: spec.flow_set(),
         waits: waits.get(&spec.name).cloned(),
+        // `survey` looks later.
+        refused: false,
     };
     plan::Desired {
         network: names.network().into(),

@@ -5,6 +5,7 @@
 use super::{
     ReconcileError, Reconciler, View,
     assess::{self, Glance},
+    crashes,
     execute::Faults,
     fold::{Around, fold},
     memory::{Failed, LastGood, Remembered},
@@ -87,6 +88,7 @@ impl Reconciler {
             app: container.and_then(|c| view.apps.get(&c.id)),
             blocked: &[],
             back: view.chosen.back.get(&spec.name),
+            preflight: self.said.get(&spec.name).filter(|(spec, _)| *spec == wanted.spec).map(|(_, p)| p),
             now: self.deps.clock.now(),
             fault: None,
             memory,
@@ -114,11 +116,26 @@ impl Reconciler {
             if view.chosen.back.contains_key(name) {
                 continue;
             }
-            let fault = faults.get(&Some(name.clone())).filter(|f| f.is_final());
-            if let Some((reason, names)) = fault.and_then(assess::fault_reason) {
-                let failed = Failed { spec: *asked, reason, names };
+            // A step that hangs once may do so always: where something worked before, that comes back.
+            let hangs = |f: &ReconcileError| assess::late_step(f).is_some() && memory.can_go_back(name, *asked);
+            let fault = faults.get(&Some(name.clone())).filter(|f| f.is_final() || hangs(f));
+            if let Some((fault, (reason, names))) = fault.and_then(|f| Some((f, assess::fault_reason(f)?))) {
+                let failed = Failed { spec: *asked, reason, names, late: assess::late_step(fault) };
                 memory.set_failed(&self.deps.ledger, name, Some(failed)).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Counts how often the containers that shall run have ended by themselves.
+    pub(super) async fn remember_crashes(&self, view: &View, memory: &mut Remembered) -> Result<(), ReconcileError> {
+        let now = self.deps.clock.now();
+        for wanted in &view.desired.instances {
+            let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
+            let right = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);
+            let Some(c) = right.max_by_key(|c| (c.named, c.replica)) else { continue };
+            let crashes = crashes::watch(memory.crashes.get(&wanted.name), c, now);
+            memory.set_crashes(&self.deps.ledger, &wanted.name, crashes).await?;
         }
         Ok(())
     }

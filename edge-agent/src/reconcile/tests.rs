@@ -14,6 +14,7 @@ use redforge_shared::{
 use std::collections::BTreeSet;
 
 mod replicas;
+mod changes;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
@@ -98,7 +99,8 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         pool: "10.231.64.0/18".parse().expect("a pool"),
         subnet: None,
         // What is not there at the first look has failed.
-        start_deadline: Duration::ZERO,
+        deadlines: Deadlines { healthy: Duration::ZERO, hot_deploy: Duration::ZERO, ..Deadlines::default() },
+        limits: preflight::Limits::default(),
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,

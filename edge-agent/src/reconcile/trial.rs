@@ -1,7 +1,7 @@
 //! How long a new container may take: one that does not come up within its deadline makes way for what worked before.
 //!
-//! Only a change that needs a new container is on trial, and only where something has worked before: with nothing to go
-//! back to, the new one is left to try. What is being fetched (flows, models) or waited for does not
+//! Only a change that needs a new container or other flows is on trial, and only where something has worked before: with
+//! nothing to go back to, the new one is left to try. What is being fetched (flows, models) or waited for does not
 //! count as time to come up.
 use super::{
     ReconcileError, Reconciler, View,
@@ -12,9 +12,12 @@ use super::{
 use crate::runtime::ContainerSeen;
 use redforge_shared::{
     ids::{Digest, Name},
-    report::{InstanceStatus, Phase, Reason},
+    report::{InstanceStatus, Phase, Reason, preflight::ChangeStep},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Specs on trial, and since when. Not kept over a restart of the agent: the trial begins again.
@@ -39,24 +42,39 @@ impl Reconciler {
                 self.trials.remove(&wanted.name);
                 continue;
             };
+            let (late, limit) = self.time_of(wanted, memory);
             let trial = self.trials.entry(wanted.name.clone()).or_insert_with(|| (wanted.spec, Instant::now()));
             if trial.0 != wanted.spec {
                 *trial = (wanted.spec, Instant::now());
             }
-            if trial.1.elapsed() < self.deps.start_deadline {
+            // One that ends again and again need not be waited for.
+            let loops = said.next_start_at.is_some();
+            if trial.1.elapsed() < limit && !loops {
                 continue;
             }
             self.trials.remove(&wanted.name);
             let reason = said.reason.unwrap_or(Reason::ProbeFailed);
             tracing::warn!(
-                instance.name = %wanted.name, image = wanted.image, %reason,
-                deadline_s = self.deps.start_deadline.as_secs(), "not healthy in time, going back to what worked"
+                instance.name = %wanted.name, image = wanted.image, %reason, step = %late, limit_s = limit.as_secs(), loops,
+                "does not work in time, going back to what worked"
             );
             let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
-            let failed = Failed { spec: wanted.spec, reason, names };
+            let failed = Failed { spec: wanted.spec, reason, names, late: (!loops).then_some(late) };
             memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
         }
         Ok(())
+    }
+
+    /// Only flows change: that has a time of its own.
+    fn time_of(&self, wanted: &Wanted, memory: &Remembered) -> (ChangeStep, Duration) {
+        let Blueprint::Ready(shape) = &wanted.blueprint else {
+            return (ChangeStep::Healthy, self.deps.deadlines.healthy);
+        };
+        if memory.last_good.get(&wanted.name).is_some_and(|g| g.container_hash == shape.hash) {
+            (ChangeStep::HotDeploy, self.deps.deadlines.hot_deploy)
+        } else {
+            (ChangeStep::Healthy, self.deps.deadlines.healthy)
+        }
     }
 }
 
@@ -70,7 +88,9 @@ fn on_trial<'a>(
     let Blueprint::Ready(shape) = &wanted.blueprint else { return None };
     let good = memory.last_good.get(&wanted.name)?;
     let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
-    if waits || good.identity == wanted.spec || good.container_hash == shape.hash {
+    // The same container with other models or rights is not tried: what it lacks is fetched for as long as it takes.
+    let changes = good.container_hash != shape.hash || good.spec.blobs().next() != wanted.flow_set;
+    if waits || good.identity == wanted.spec || !changes {
         return None;
     }
     let mut new = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);

@@ -3,8 +3,8 @@
 //! The engine may be away at any time, at the first call too: it is connected lazily and every failure says whether the
 //! same request may succeed later. It decides nothing about instances.
 use crate::runtime::{
-    Boxed, Cause, ContainerSpec, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place, Runtime,
-    RuntimeError, Signal, VolumePurpose, labels, meter::Meter, names::Names,
+    Boxed, Cause, ContainerSpec, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place,
+    Runtime, RuntimeError, Signal, VolumePurpose, labels, meter::Meter, names::Names,
 };
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
 use bytes::Bytes;
@@ -117,6 +117,25 @@ impl Runtime for Docker {
                 engine: version.version.unwrap_or_default(),
                 api: format!("{}.{}", api.major_version, api.minor_version),
             })
+        })
+    }
+
+    fn survey(&self) -> Boxed<'_, Done<EngineSeen>> {
+        Box::pin(async {
+            let info = self.client().await?.info().await.map_err(|e| failed("survey", "engine", e))?;
+            Ok(EngineSeen {
+                root_dir: info.docker_root_dir.unwrap_or_default(),
+                architecture: info.architecture.unwrap_or_default(),
+                memory_total_bytes: info.mem_total.and_then(|m| u64::try_from(m).ok()).unwrap_or(0),
+            })
+        })
+    }
+
+    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>> {
+        Box::pin(async move {
+            let asked = self.client().await?.inspect_registry_image(reference, None).await;
+            let platforms = asked.map_err(|e| failed("ask the registry for", reference, e))?.platforms;
+            Ok(platforms.into_iter().filter_map(|p| p.architecture).filter(|a| !a.is_empty()).collect())
         })
     }
 

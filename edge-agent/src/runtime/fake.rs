@@ -3,8 +3,8 @@
 //! It follows the real engine where a mistake of ours would show: a name is taken once, a missing image, volume or network
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
-    Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineVersion, File, HostSeen, ImageSeen, LogLine,
-    Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
+    Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen,
+    LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{HostId, Name};
@@ -38,6 +38,9 @@ struct World {
     crashing: BTreeSet<String>,
     /// Images whose containers the engine refuses to start.
     refused: BTreeSet<String>,
+    /// What its registry says that an image is for.
+    architectures: BTreeMap<String, Vec<String>>,
+    machine: EngineSeen,
     journal: Vec<String>,
     calls: u64,
     fail_every: Option<u64>,
@@ -57,7 +60,7 @@ impl FakeRuntime {
         let fake = Self::default();
         for (reference, volumes) in images {
             let volumes = volumes.iter().map(|v| (*v).to_owned()).collect();
-            let seen = ImageSeen { id: format!("sha256:{reference}"), volumes, user: String::new() };
+            let seen = ImageSeen { id: format!("sha256:{reference}"), volumes, ..ImageSeen::default() };
             fake.world().images.insert(reference.into(), seen);
         }
         fake
@@ -121,6 +124,36 @@ impl FakeRuntime {
         let mut world = self.world();
         let id = world.images[reference].id.clone();
         world.refused.insert(id);
+    }
+
+    /// The machine it runs on.
+    pub fn set_machine(&self, machine: EngineSeen) {
+        self.world().machine = machine;
+    }
+
+    /// A registry has the image for these architectures only.
+    pub fn set_architectures(&self, reference: &str, architectures: &[&str]) {
+        let architectures = architectures.iter().map(|a| (*a).to_owned()).collect();
+        self.world().architectures.insert(reference.into(), architectures);
+    }
+
+    /// An image comes to the host.
+    pub fn bring_image(&self, reference: &str) {
+        let seen = ImageSeen { id: format!("sha256:{reference}"), ..ImageSeen::default() };
+        self.world().images.insert(reference.into(), seen);
+    }
+
+    /// A container ended by itself and was brought back by the engine.
+    pub fn crash_again(&self, container: &str) {
+        let mut world = self.world();
+        let seen = &mut world.containers.get_mut(container).expect("the container is there").seen;
+        (seen.state, seen.exit_code, seen.restarts) = (ContainerState::Restarting, 7, seen.restarts + 1);
+    }
+
+    /// Waits while this is stuck: a container's stop by its name, `create NAME`, `pull REFERENCE`.
+    async fn while_stuck(&self, what: &str) {
+        // The sender lives as long as the engine.
+        drop(self.stuck.subscribe().wait_for(|stuck| !stuck.contains(what)).await);
     }
 
     /// The container ignores SIGTERM and takes as long to end as the test wants.
@@ -209,6 +242,7 @@ impl World {
             cpu_limit_millicores: spec.cpu_millicores.unwrap_or(0),
             pids_limit: spec.pids.unwrap_or(0),
             volumes: spec.mounts.iter().map(|m| m.volume.clone()).collect(),
+            ports: spec.ports.clone(),
         };
         self.containers.insert(name, Made { host: names.host, seen, spec: spec.clone() });
         Ok(())
@@ -218,6 +252,14 @@ impl World {
 impl Runtime for FakeRuntime {
     fn version(&self) -> Boxed<'_, Done<EngineVersion>> {
         ready(Ok(EngineVersion { engine: "fake".into(), api: "0.0".into() }))
+    }
+
+    fn survey(&self) -> Boxed<'_, Done<EngineSeen>> {
+        ready(Ok(self.world().machine.clone()))
+    }
+
+    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>> {
+        ready(Ok(self.world().architectures.get(reference).cloned().unwrap_or_default()))
     }
 
     fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>> {
@@ -316,7 +358,10 @@ impl Runtime for FakeRuntime {
         spec: &'a ContainerSpec,
     ) -> Boxed<'a, Done<()>> {
         let what = format!("create {}", names.container(place.instance, place.replica));
-        ready(self.change(what).and_then(|mut world| world.create(names, place, spec)))
+        Box::pin(async move {
+            self.while_stuck(&what).await;
+            self.change(what).and_then(|mut world| world.create(names, place, spec))
+        })
     }
 
     fn name_container<'a>(&'a self, _names: &'a Names, _instance: &'a Name, container: &'a str) -> Boxed<'a, Done<()>> {
@@ -357,8 +402,7 @@ impl Runtime for FakeRuntime {
     fn stop_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         Box::pin(async move {
             let name = self.world().container(container).map(|m| m.seen.name.clone()).unwrap_or_default();
-            // The sender lives as long as the engine.
-            drop(self.stuck.subscribe().wait_for(|stuck| !stuck.contains(&name)).await);
+            self.while_stuck(&name).await;
             let mut world = self.change(format!("stop {container}"))?;
             if let Ok(made) = world.container(container) {
                 made.seen.state = ContainerState::Exited;
@@ -395,6 +439,7 @@ impl Runtime for FakeRuntime {
 
     fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
         Box::pin(async move {
+            self.while_stuck(&format!("pull {reference}")).await;
             loop {
                 let (found, coming) = {
                     let world = self.world();

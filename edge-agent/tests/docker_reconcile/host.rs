@@ -1,7 +1,7 @@
 //! A host with its agent's reconciler on the real engine, gone with the value; and the instances that tests want on it.
 use redforge_edge::{
     db::ledger::Ledger,
-    reconcile::{Deps, Reconciler},
+    reconcile::{Deps, Reconciler, deadlines::Deadlines, preflight::Limits},
     runtime::{BrokerEndpoint, BrokersHeard, LogSource, Runtime as _, docker::Docker, names::Names},
 };
 use redforge_shared::{
@@ -176,7 +176,8 @@ fn run(
         host: id,
         pool: "10.231.64.0/18".parse().expect("a pool"),
         subnet: None,
-        start_deadline: Duration::from_secs(20),
+        deadlines: Deadlines { healthy: Duration::from_secs(20), ..Deadlines::default() },
+        limits: Limits::default(),
         gateway_port: 7462,
         brokers_heard,
         capacity: None,

@@ -51,6 +51,8 @@ pub struct Wanted {
     pub flow_set: Option<Digest>,
     /// The broker that has to hold the agent's session before this is started for the first time.
     pub waits: Option<Name>,
+    /// A new container, or what it fetches, would not fit: nothing new is begun.
+    pub refused: bool,
 }
 
 /// Can the instance be rendered?
@@ -130,6 +132,8 @@ pub struct Actual {
     pub models_lacking: BTreeMap<String, Vec<String>>,
     /// Jobs that run in the background, or failed too recently to be tried again.
     pub busy: BTreeSet<String>,
+    /// Containers that ended again and again and stay down for a while.
+    pub resting: BTreeSet<String>,
 }
 
 /// One of our containers.
@@ -212,6 +216,11 @@ pub mod job_key {
         format!("model {instance} {model}")
     }
 
+    /// Is it of something that is fetched?
+    pub fn is_fetch(key: &str) -> bool {
+        key.starts_with("image ") || key.starts_with("model ")
+    }
+
     /// The stop of a container.
     pub fn stop(id: &str) -> String {
         format!("stop {id}")
@@ -267,6 +276,30 @@ impl Step {
 }
 
 impl Step {
+    /// What it does, in a word: the name of its fault points.
+    pub fn deed(&self) -> &'static str {
+        match self {
+            Self::RemoveHelper { .. } => "remove-helper",
+            Self::EnsureNetwork { .. } => "ensure-network",
+            Self::WantBlob { .. } => "want-blob",
+            Self::ResolveImage { .. } => "resolve-image",
+            Self::EnsureVolume { .. } => "ensure-volume",
+            Self::PutConfig { .. } => "put-config",
+            Self::PutLive { .. } => "put-live",
+            Self::Stop { .. } => "stop",
+            Self::Remove { .. } => "remove",
+            Self::Create { .. } => "create",
+            Self::ConnectOutside { .. } => "connect-outside",
+            Self::Start { .. } => "start",
+            Self::TakeName { .. } => "take-name",
+            Self::Reload { .. } => "reload",
+            Self::DeployFlows { .. } => "deploy-flows",
+            Self::StartFlows { .. } => "start-flows",
+            Self::PullModel { .. } => "pull-model",
+            Self::RemoveVolume { .. } => "remove-volume",
+        }
+    }
+
     /// Is the host another one behind it, so that the next look should come soon?
     pub fn moves(&self) -> bool {
         matches!(

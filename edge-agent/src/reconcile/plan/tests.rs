@@ -3,6 +3,7 @@ use super::{room::Claim, *};
 use redforge_shared::ids::Digest;
 use std::collections::BTreeMap;
 
+mod guards;
 mod properties;
 mod replicas;
 
@@ -32,6 +33,7 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
         })),
         flow_set: None,
         waits: None,
+        refused: false,
     }
 }
 

@@ -12,7 +12,8 @@ impl Docker {
                 let mut volumes = config.volumes.unwrap_or_default();
                 volumes.sort();
                 let id = found.id.ok_or_else(|| incomplete("inspect", reference))?;
-                Ok(Some(ImageSeen { id, volumes, user: config.user.unwrap_or_default() }))
+                let (user, architecture) = (config.user.unwrap_or_default(), found.architecture.unwrap_or_default());
+                Ok(Some(ImageSeen { id, volumes, user, architecture }))
             }
             Err(Error::DockerResponseServerError { status_code: 404 | 400, .. }) => Ok(None),
             Err(e) => Err(failed("inspect", reference, e)),

@@ -4,10 +4,14 @@ use crate::runtime::{
     ContainerSeen, ContainerState, Done, HostSeen, RuntimeError, VolumePurpose, VolumeSeen, labels, names::Names,
 };
 use bollard::{
-    models::{ContainerInspectResponse, ContainerStateStatusEnum as Status},
+    models::{ContainerInspectResponse, ContainerStateStatusEnum as Status, PortBinding, PortMap},
     query_parameters as query,
 };
-use std::collections::{BTreeMap, HashMap};
+use redforge_shared::desired::{Port, Protocol};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+};
 
 impl Docker {
     pub(super) async fn observe_host(&self, names: &Names) -> Done<HostSeen> {
@@ -127,5 +131,20 @@ fn container(names: &Names, c: ContainerInspectResponse) -> Option<ContainerSeen
         cpu_limit_millicores: u32::try_from(host.nano_cpus.unwrap_or(0) / 1_000_000).unwrap_or(0),
         pids_limit: host.pids_limit.and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
         volumes: c.mounts.unwrap_or_default().into_iter().filter_map(|m| m.name).collect(),
+        ports: ports(host.port_bindings.unwrap_or_default()),
     })
+}
+
+fn ports(bindings: PortMap) -> Vec<Port> {
+    let of = |(key, bound): (String, Option<Vec<PortBinding>>)| {
+        let (container, protocol) = key.split_once('/').unwrap_or((&key, "tcp"));
+        let protocol = if protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
+        let container = container.parse().unwrap_or(0);
+        let port = move |b: PortBinding| {
+            let address = b.host_ip.and_then(|a| a.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            Some(Port { container, host: b.host_port?.parse().ok()?, address, protocol })
+        };
+        bound.unwrap_or_default().into_iter().filter_map(port).collect::<Vec<_>>()
+    };
+    bindings.into_iter().flat_map(of).collect()
 }

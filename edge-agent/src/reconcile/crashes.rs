@@ -1,0 +1,142 @@
+//! Containers that end again and again. The engine brings one back at once, a few times; then the agent takes over, ends it
+//! and starts it again ever later. Pure.
+//!
+//! The engine's own restarts go on so that a host without an agent comes back from a reboot; what they hide (how often, since
+//! when, how it ended) is counted here. Whoever has stayed up is forgiven.
+use crate::runtime::{ContainerSeen, ContainerState};
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Ends after which the agent takes over.
+const TAKE_OVER: u32 = 3;
+/// First rest between two starts; doubles with each end.
+const FIRST_REST: Duration = Duration::seconds(10);
+/// Longest rest.
+pub const LONGEST_REST: Duration = Duration::minutes(5);
+/// One that stayed up for so long begins anew.
+const FORGIVEN: Duration = Duration::minutes(10);
+
+/// How often a container has ended by itself, how it last did, and until when it rests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crashes {
+    pub container: String,
+    pub ends: u32,
+    /// The engine's own count, which starts anew when somebody starts the container.
+    engine: u32,
+    pub exit_code: Option<i32>,
+    pub out_of_memory: bool,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub rests_until: Option<OffsetDateTime>,
+}
+
+/// What is known of a container after this look at it; none = nothing to remember.
+pub fn watch(before: Option<&Crashes>, c: &ContainerSeen, now: OffsetDateTime) -> Option<Crashes> {
+    let before = before.filter(|b| b.container == c.id);
+    let mut known = before.cloned().unwrap_or_else(|| Crashes { container: c.id.clone(), ..Crashes::default() });
+    let new = if c.restarts >= known.engine { c.restarts - known.engine } else { c.restarts };
+    known.engine = c.restarts;
+    known.ends = known.ends.saturating_add(new);
+    if c.state == ContainerState::Restarting || (new > 0 && c.state != ContainerState::Running) {
+        known.exit_code = Some(c.exit_code);
+        known.out_of_memory = c.oom_killed;
+    }
+    if new > 0 && known.ends >= TAKE_OVER {
+        known.rests_until = Some(now + rest(known.ends));
+    }
+    // A clock that was set back must not lengthen it.
+    known.rests_until = known.rests_until.filter(|until| now < *until).map(|u| u.min(now + LONGEST_REST));
+    let up = OffsetDateTime::parse(&c.started_at, &Rfc3339).map(|since| now - since);
+    if c.state == ContainerState::Running && new == 0 && up.is_ok_and(|up| up >= FORGIVEN) {
+        return None;
+    }
+    (known.ends > 0).then_some(known)
+}
+
+fn rest(ends: u32) -> Duration {
+    let doubled = 1_i32.checked_shl(ends - TAKE_OVER).filter(|n| *n > 0 && *n < 1_000).unwrap_or(1_000);
+    (FIRST_REST * doubled).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use time::macros::datetime;
+
+    const START: OffsetDateTime = datetime!(2026-11-23 10:00 UTC);
+
+    fn seen(state: ContainerState, restarts: u32, started: OffsetDateTime) -> ContainerSeen {
+        ContainerSeen {
+            id: "c".into(),
+            name: "c".into(),
+            instance: "a".parse().expect("a name"),
+            replica: 0,
+            hash: String::new(),
+            state,
+            started_at: started.format(&Rfc3339).expect("a time"),
+            exit_code: 7,
+            oom_killed: false,
+            restarts,
+            address: None,
+            named: true,
+            outside: false,
+            memory_limit_bytes: 0,
+            cpu_limit_millicores: 0,
+            pids_limit: 0,
+            volumes: BTreeSet::new(),
+            ports: vec![],
+        }
+    }
+
+    #[test]
+    fn the_agent_takes_over_at_the_third_end_and_rests_ever_longer() {
+        let mut now = START;
+        let mut known = watch(None, &seen(ContainerState::Restarting, 1, now), now);
+        assert_eq!(known.as_ref().and_then(|k| k.rests_until), None, "once is nothing");
+        let mut rests = Vec::new();
+        for restarts in 2..12 {
+            known = watch(known.as_ref(), &seen(ContainerState::Restarting, restarts, now), now);
+            let until = known.as_ref().and_then(|k| k.rests_until);
+            rests.extend(until.map(|u| (u - now).whole_seconds()));
+            now = until.unwrap_or(now);
+        }
+        assert_eq!(rests, [10, 20, 40, 80, 160, 300, 300, 300, 300]);
+        let known = known.expect("it crashes");
+        assert_eq!((known.ends, known.exit_code), (11, Some(7)));
+        // The agent started it: the engine counts from nothing again, and each end counts.
+        let again = watch(Some(&known), &seen(ContainerState::Running, 0, now), now).expect("not forgiven yet");
+        assert_eq!((again.ends, again.rests_until, again.exit_code), (11, None, Some(7)));
+        let again = watch(Some(&again), &seen(ContainerState::Restarting, 1, now), now).expect("it crashes");
+        assert_eq!((again.ends, again.rests_until), (12, Some(now + LONGEST_REST)));
+    }
+
+    #[test]
+    fn who_stays_up_is_forgiven_and_another_container_begins_anew() {
+        let known = Crashes { container: "c".into(), ends: 9, ..Crashes::default() };
+        let up =
+            |minutes| watch(Some(&known), &seen(ContainerState::Running, 0, START), START + Duration::minutes(minutes));
+        assert_eq!((up(9).map(|k| k.ends), up(10)), (Some(9), None));
+        let other = Crashes { container: "other".into(), ..known };
+        assert_eq!(watch(Some(&other), &seen(ContainerState::Running, 0, START), START), None);
+    }
+
+    proptest! {
+        /// Whatever is seen, whatever the clock does: nobody rests for longer than the longest rest, and a rest ends.
+        #[test]
+        fn a_rest_is_bounded_and_ends(looks in proptest::collection::vec((0..4_u32, -1_000_000..1_000_000_i64), 1..30)) {
+            let (mut known, mut now) = (None, START);
+            for (restarts, jump) in looks {
+                now = now.saturating_add(Duration::seconds(jump));
+                known = watch(known.as_ref(), &seen(ContainerState::Restarting, restarts, START), now);
+                let until = known.as_ref().and_then(|k: &Crashes| k.rests_until);
+                prop_assert!(until.is_none_or(|u| now < u && u <= now + LONGEST_REST));
+            }
+            if let Some(k) = &known {
+                let later = now + LONGEST_REST;
+                let same = watch(Some(k), &ContainerSeen { restarts: k.engine, ..seen(ContainerState::Exited, 0, START) }, later);
+                prop_assert!(same.is_none_or(|k| k.rests_until.is_none()));
+            }
+        }
+    }
+}

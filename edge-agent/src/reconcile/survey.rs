@@ -1,0 +1,156 @@
+//! Measures the host for [`preflight`], and only when something is about to change: the shell around that pure question.
+//!
+//! It fetches nothing. What it cannot measure it says nothing about.
+use super::{
+    ReconcileError, Reconciler, View,
+    memory::Remembered,
+    plan::{Actual, Blueprint, Wanted, job_key},
+    preflight::{self, Ask, Block, Fetch, Room},
+};
+use crate::runtime::{ContainerSeen, ContainerState, EngineSeen};
+use redforge_shared::{
+    desired::{InstanceSpec, Port, Protocol},
+    ids::{Digest, Name},
+    report::preflight::{Preflight, Verdict},
+};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener, UdpSocket},
+};
+
+/// What was last found of each instance, and for which spec.
+pub type Said = BTreeMap<Name, (Digest, Preflight)>;
+
+impl Reconciler {
+    /// Asks for every instance that is about to change, and holds back what must not begin.
+    pub(super) async fn preflight(
+        &mut self,
+        view: &mut View,
+        actual: &Actual,
+        memory: &Remembered,
+    ) -> Result<(), ReconcileError> {
+        let state = &view.chosen.state;
+        let mut asks = Vec::new();
+        for (spec, wanted) in state.instances.iter().zip(&view.desired.instances) {
+            asks.push((wanted.rank, spec.name.clone(), self.ask(view, actual, memory, spec, wanted).await?));
+        }
+        // What no longer changes is no longer refused.
+        let asks_for = |n: &Name| asks.iter().any(|(_, name, ask)| name == n && ask.changes());
+        self.said
+            .retain(|n, (_, p)| asks_for(n) || (p.verdict == Verdict::Fits && state.instance(n.as_str()).is_some()));
+        if asks.iter().all(|(.., ask)| !ask.changes()) {
+            return Ok(());
+        }
+        // In the order in which they are brought up.
+        asks.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let mut asks: Vec<_> = asks.into_iter().map(|(_, name, ask)| (name, ask)).collect();
+        let room = self.room(view, actual, &asks).await?;
+        let said = preflight::judge(&asks, &room, self.deps.limits);
+        // What a registry said of an image may be another thing by now: a later fetch asks it again.
+        for (_, ask) in asks.iter_mut().filter(|(_, a)| a.fetch != Fetch::Nothing) {
+            ask.architecture = None;
+        }
+        let held = preflight::judge(&asks, &room, self.deps.limits);
+        for wanted in &mut view.desired.instances {
+            wanted.refused = held.get(&wanted.name).is_some_and(|p| p.verdict != Verdict::Fits);
+            if let Some(p) = said.get(&wanted.name) {
+                let before = self.said.insert(wanted.name.clone(), (wanted.spec, p.clone()));
+                if p.verdict != Verdict::Fits && before.is_none_or(|(_, b)| b.verdict != p.verdict) {
+                    tracing::warn!(instance.name = %wanted.name, verdict = %p.verdict, why = p.refusal(), "preflight");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        view: &View,
+        actual: &Actual,
+        memory: &Remembered,
+        spec: &InstanceSpec,
+        wanted: &Wanted,
+    ) -> Result<Ask, ReconcileError> {
+        let own: Vec<_> = view.seen.containers.iter().filter(|c| c.instance == spec.name).collect();
+        let mut ask = Ask {
+            image: spec.image.clone(),
+            memory_bytes: spec.resources.memory_bytes.unwrap_or(0),
+            memory_now_bytes: own.iter().map(|c| c.memory_limit_bytes).max().unwrap_or(0),
+            ports: spec.ports.clone(),
+            ..Ask::default()
+        };
+        let failed = memory.failed.get(&spec.name).is_some_and(|f| f.spec == wanted.spec);
+        // Nothing is done to it; or what ran before comes back, which is never refused.
+        if wanted.hold || wanted.suspend || failed || view.chosen.back.contains_key(&spec.name) {
+            return Ok(ask);
+        }
+        match &wanted.blueprint {
+            Blueprint::Unmet => {}
+            Blueprint::NoImage => {
+                ask.creates = true;
+                let found = self.deps.runtime.find_image(&spec.image).await.map_err(ReconcileError::Runtime)?;
+                match found {
+                    Some(image) => ask.architecture = Some(image.architecture),
+                    None => {
+                        ask.fetch = Fetch::Unknown;
+                        ask.architecture = self.jobs.architecture(&job_key::image(&spec.image));
+                    }
+                }
+            }
+            Blueprint::Ready(shape) => {
+                let right = own.iter().find(|c| c.hash == shape.hash && c.state != ContainerState::Dead);
+                ask.creates = right.is_none();
+                let lacking = right.and_then(|c| actual.models_lacking.get(&c.id)).is_some_and(|l| !l.is_empty());
+                ask.fetch = if lacking { Fetch::Unknown } else { Fetch::Nothing };
+                let image = view.chosen.image(spec, memory).filter(|_| ask.creates);
+                ask.architecture = image.map(|i| i.architecture.clone());
+            }
+        }
+        Ok(ask)
+    }
+
+    async fn room(&self, view: &View, actual: &Actual, asks: &[(Name, Ask)]) -> Result<Room, ReconcileError> {
+        let EngineSeen { root_dir, architecture, memory_total_bytes } =
+            self.deps.runtime.survey().await.map_err(ReconcileError::Runtime)?;
+        let free = rustix::fs::statvfs(root_dir.as_str()).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+        let routes = host_routes();
+        let to_be_made = self.deps.subnet.clone().filter(|_| !actual.networks.contains(&view.desired.network));
+        let subnet = to_be_made.map(|s| (s.clone(), overlaps(&s, &routes)));
+        let asked = asks.iter().filter(|(_, a)| a.creates).flat_map(|(_, a)| &a.ports);
+        let taken = asked.filter(|p| !is_ours(p, &view.seen.containers) && is_taken(p)).cloned().collect();
+        Ok(Room {
+            disk_free_bytes: free,
+            reclaimable_bytes: 0,
+            memory_total_bytes: Some(memory_total_bytes).filter(|m| *m > 0),
+            architecture: preflight::as_images_name_it(&architecture).to_owned(),
+            taken,
+            subnet,
+        })
+    }
+}
+
+/// One of our containers publishes it, or did a moment ago: then a test would find ourselves.
+fn is_ours(port: &Port, containers: &[ContainerSeen]) -> bool {
+    containers.iter().flat_map(|c| &c.ports).any(|p| p.host == port.host && p.protocol == port.protocol)
+}
+
+/// Does another program hold it? Whatever else stops the test (rights, an address that is not here) is the engine's to say.
+fn is_taken(port: &Port) -> bool {
+    let at = SocketAddr::new(port.address, port.host);
+    let tried = match port.protocol {
+        Protocol::Tcp => TcpListener::bind(at).map(drop),
+        Protocol::Udp => UdpSocket::bind(at).map(drop),
+    };
+    tried.is_err_and(|e| e.kind() == ErrorKind::AddrInUse)
+}
+
+/// Networks that the host reaches by other ways than everything else.
+pub(super) fn host_routes() -> Vec<Block> {
+    preflight::routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default())
+}
+
+/// Would a network of these addresses hide one of the host's?
+pub(super) fn overlaps(subnet: &str, routes: &[Block]) -> bool {
+    Block::parse(subnet).is_some_and(|b| routes.iter().any(|r| b.overlaps(*r)))
+}
