@@ -390,12 +390,7 @@ impl Written {
             (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
             (None, None) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT))),
         };
-        let pool = self.runtime.pool.clone().unwrap_or_else(|| "10.231.64.0/18".into());
-        check_block("runtime.pool", &pool, 24).map_err(value)?;
-        if let Some(subnet) = &self.runtime.subnet {
-            check_block("runtime.subnet", subnet, 29).map_err(value)?;
-        }
-        let deadlines = deadlines(&self.runtime).map_err(value)?;
+        let runtime = runtime(self.runtime).map_err(value)?;
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
@@ -416,22 +411,7 @@ impl Written {
             hub_urls,
             state_dir,
             run_dir,
-            runtime: RuntimeConfig {
-                docker_socket: self.runtime.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
-                pool,
-                subnet: self.runtime.subnet,
-                deadlines,
-                limits: Limits {
-                    disk_headroom_bytes: self
-                        .runtime
-                        .disk_headroom_bytes
-                        .unwrap_or(Limits::default().disk_headroom_bytes),
-                    memory_reserve_bytes: self
-                        .runtime
-                        .memory_reserve_bytes
-                        .unwrap_or(Limits::default().memory_reserve_bytes),
-                },
-            },
+            runtime,
             page_listen,
             outbox,
             gateway_port,
@@ -450,6 +430,25 @@ impl Written {
         }
         Ok(config)
     }
+}
+
+fn runtime(written: WrittenRuntime) -> Result<RuntimeConfig, String> {
+    let pool = written.pool.clone().unwrap_or_else(|| "10.231.64.0/18".into());
+    check_block("runtime.pool", &pool, 24)?;
+    if let Some(subnet) = &written.subnet {
+        check_block("runtime.subnet", subnet, 29)?;
+    }
+    let (deadlines, least) = (deadlines(&written)?, Limits::default());
+    Ok(RuntimeConfig {
+        docker_socket: written.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
+        pool,
+        subnet: written.subnet,
+        deadlines,
+        limits: Limits {
+            disk_headroom_bytes: written.disk_headroom_bytes.unwrap_or(least.disk_headroom_bytes),
+            memory_reserve_bytes: written.memory_reserve_bytes.unwrap_or(least.memory_reserve_bytes),
+        },
+    })
 }
 
 fn deadlines(written: &WrittenRuntime) -> Result<Deadlines, String> {

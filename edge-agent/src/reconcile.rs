@@ -11,8 +11,8 @@ use crate::{
     workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
 };
 use choose::Chosen;
-pub use fold::capacity;
 use deadlines::Deadlines;
+pub use fold::capacity;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::{Brought, Jobs};
 use knock::Doors;

@@ -14,6 +14,7 @@ mod hosts;
 mod names;
 mod push;
 mod records;
+mod rollback;
 mod score;
 mod search;
 mod sites;

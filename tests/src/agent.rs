@@ -26,6 +26,8 @@ pub struct TestAgent {
     pub env: Vec<(String, String)>,
     /// Run the program with fault points from the next start on.
     pub faults: bool,
+    /// Put before the program's name at every start: how it enters an engine of its own.
+    pub before: Vec<String>,
     state: PathBuf,
     dir: TempDir,
 }
@@ -39,7 +41,17 @@ impl TestAgent {
         fs::create_dir_all(dir.path().join("er")).expect("own folder");
         let page_port = free_port();
         let env = vec![("REDFORGE_EDGE__PAGE__LISTEN".into(), format!("127.0.0.1:{page_port}"))];
-        Self { process: None, name: name.into(), host_id: String::new(), page_port, env, faults: false, state, dir }
+        Self {
+            process: None,
+            name: name.into(),
+            host_id: String::new(),
+            page_port,
+            env,
+            faults: false,
+            before: vec![],
+            state,
+            dir,
+        }
     }
 
     /// Puts the state folder elsewhere.
@@ -105,7 +117,14 @@ impl TestAgent {
     /// Starts the process without waiting.
     pub fn spawn(&mut self) {
         let program = if self.faults { fault_binary("redforge-edge-faults") } else { binary("redforge-edge") };
-        let mut c = command(&program);
+        let mut c = match self.before.split_first() {
+            None => command(&program),
+            Some((first, rest)) => {
+                let mut c = command(Path::new(first));
+                c.args(rest).arg(&program);
+                c
+            }
+        };
         c.args(["run", "--state"]).arg(&self.state).arg("--run-dir").arg(self.dir.path().join("er"));
         c.envs(self.env.iter().cloned());
         let start = if self.faults { Process::start_with_faults } else { Process::start };

@@ -186,7 +186,7 @@ fn is_looping(g: &Glance<'_>, c: &ContainerSeen) -> bool {
 /// How often this container has ended by itself.
 fn crashes_of<'a>(g: &'a Glance<'_>) -> Option<&'a Crashes> {
     let c = g.container?;
-    g.memory.crashes.get(&g.spec.name).filter(|k| k.container == c.id)
+    g.memory.crashes.get(&c.id)
 }
 
 /// The step that ran out of time, where that is why the status is what it is.

@@ -19,7 +19,6 @@ const FORGIVEN: Duration = Duration::minutes(10);
 /// How often a container has ended by itself, how it last did, and until when it rests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crashes {
-    pub container: String,
     pub ends: u32,
     /// The engine's own count, which starts anew when somebody starts the container.
     engine: u32,
@@ -29,10 +28,9 @@ pub struct Crashes {
     pub rests_until: Option<OffsetDateTime>,
 }
 
-/// What is known of a container after this look at it; none = nothing to remember.
+/// What is known of this container after this look at it; none = nothing to remember.
 pub fn watch(before: Option<&Crashes>, c: &ContainerSeen, now: OffsetDateTime) -> Option<Crashes> {
-    let before = before.filter(|b| b.container == c.id);
-    let mut known = before.cloned().unwrap_or_else(|| Crashes { container: c.id.clone(), ..Crashes::default() });
+    let mut known = before.cloned().unwrap_or_default();
     let new = if c.restarts >= known.engine { c.restarts - known.engine } else { c.restarts };
     known.engine = c.restarts;
     known.ends = known.ends.saturating_add(new);
@@ -112,13 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_up_is_forgiven_and_another_container_begins_anew() {
-        let known = Crashes { container: "c".into(), ends: 9, ..Crashes::default() };
+    fn who_stays_up_is_forgiven() {
+        let known = Crashes { ends: 9, ..Crashes::default() };
         let up =
             |minutes| watch(Some(&known), &seen(ContainerState::Running, 0, START), START + Duration::minutes(minutes));
         assert_eq!((up(9).map(|k| k.ends), up(10)), (Some(9), None));
-        let other = Crashes { container: "other".into(), ..known };
-        assert_eq!(watch(Some(&other), &seen(ContainerState::Running, 0, START), START), None);
     }
 
     proptest! {

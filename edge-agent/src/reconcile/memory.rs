@@ -55,7 +55,8 @@ pub struct Remembered {
     pub images: BTreeMap<String, ImageSeen>,
     pub failed: BTreeMap<Name, Failed>,
     pub last_good: BTreeMap<Name, LastGood>,
-    pub crashes: BTreeMap<Name, Crashes>,
+    /// By container.
+    pub crashes: BTreeMap<String, Crashes>,
     applied: BTreeMap<Name, String>,
     deployed: BTreeMap<Name, Deployed>,
     /// Home of each broker that held the agent's session.
@@ -120,19 +121,19 @@ impl Remembered {
     pub async fn set_crashes(
         &mut self,
         ledger: &Ledger,
-        instance: &Name,
+        container: &str,
         crashes: Option<Crashes>,
     ) -> Result<(), ReconcileError> {
-        if self.crashes.get(instance) != crashes.as_ref() {
-            write(ledger, "crashes", instance.as_str(), crashes.as_ref()).await?;
-            put(&mut self.crashes, instance.clone(), crashes);
+        if self.crashes.get(container) != crashes.as_ref() {
+            write(ledger, "crashes", container, crashes.as_ref()).await?;
+            put(&mut self.crashes, container.to_owned(), crashes);
         }
         Ok(())
     }
 
     /// Containers that stay down for a while.
     pub fn resting(&self) -> BTreeSet<String> {
-        self.crashes.values().filter(|c| c.rests_until.is_some()).map(|c| c.container.clone()).collect()
+        self.crashes.iter().filter(|(_, c)| c.rests_until.is_some()).map(|(id, _)| id.clone()).collect()
     }
 
     /// Is there something else to go back to?
@@ -184,7 +185,6 @@ impl Remembered {
         let kinds = [
             ("failed", names_of(&self.failed)),
             ("last_good", names_of(&self.last_good)),
-            ("crashes", names_of(&self.crashes)),
             ("applied", names_of(&self.applied)),
             ("deployed", names_of(&self.deployed)),
             ("session", names_of(&self.sessions)),
@@ -196,7 +196,6 @@ impl Remembered {
         }
         self.failed.retain(|n, _| keep(n));
         self.last_good.retain(|n, _| keep(n));
-        self.crashes.retain(|n, _| keep(n));
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));

@@ -132,10 +132,15 @@ impl Reconciler {
         let now = self.deps.clock.now();
         for wanted in &view.desired.instances {
             let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
-            let right = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);
-            let Some(c) = right.max_by_key(|c| (c.named, c.replica)) else { continue };
-            let crashes = crashes::watch(memory.crashes.get(&wanted.name), c, now);
-            memory.set_crashes(&self.deps.ledger, &wanted.name, crashes).await?;
+            for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
+                let crashes = crashes::watch(memory.crashes.get(&c.id), c, now);
+                memory.set_crashes(&self.deps.ledger, &c.id, crashes).await?;
+            }
+        }
+        let there = |id: &String| view.seen.containers.iter().any(|c| c.id == *id);
+        let gone: Vec<String> = memory.crashes.keys().filter(|id| !there(id)).cloned().collect();
+        for id in gone {
+            memory.set_crashes(&self.deps.ledger, &id, None).await?;
         }
         Ok(())
     }

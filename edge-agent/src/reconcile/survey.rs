@@ -75,8 +75,8 @@ impl Reconciler {
         let own: Vec<_> = view.seen.containers.iter().filter(|c| c.instance == spec.name).collect();
         let mut ask = Ask {
             image: spec.image.clone(),
-            memory_bytes: spec.resources.memory_bytes.unwrap_or(0),
-            memory_now_bytes: own.iter().map(|c| c.memory_limit_bytes).max().unwrap_or(0),
+            memory_bytes: spec.resources.memory_bytes.unwrap_or(0).saturating_mul(view.counts.of(spec).into()),
+            memory_now_bytes: own.iter().map(|c| c.memory_limit_bytes).sum(),
             ports: spec.ports.clone(),
             ..Ask::default()
         };

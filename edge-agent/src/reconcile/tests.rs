@@ -13,8 +13,8 @@ use redforge_shared::{
 };
 use std::collections::BTreeSet;
 
-mod replicas;
 mod changes;
+mod replicas;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];

@@ -89,7 +89,7 @@ fn on_trial<'a>(
     let good = memory.last_good.get(&wanted.name)?;
     let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
     // The same container with other models or rights is not tried: what it lacks is fetched for as long as it takes.
-    let changes = good.container_hash != shape.hash || good.spec.blobs().next() != wanted.flow_set;
+    let changes = good.container_hash != shape.hash || good.spec.flow_set() != wanted.flow_set;
     if waits || good.identity == wanted.spec || !changes {
         return None;
     }

@@ -48,6 +48,8 @@ pub enum Verb {
     /// Remove resources
     #[command(subcommand)]
     Delete(DeleteVerb),
+    /// Bring an earlier revision of an instance back
+    Rollback(Rollback),
     /// Let a host in again: after it was seen on two machines, or after the hub was restored from a backup
     Resume {
         /// Name of the host
@@ -121,6 +123,17 @@ pub enum Kind {
     Collections,
     #[value(alias = "event")]
     Events,
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The instance: HOST/NAME, its full name, or instance/NAME where only one host has one of that name
+    pub name: String,
+    /// Revision to go back to [default: the newest one that was another than it is now]
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to: Option<u64>,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 #[derive(Debug, Args)]

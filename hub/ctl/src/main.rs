@@ -15,6 +15,7 @@ mod instances;
 mod manifest_files;
 mod output;
 mod records;
+mod rollback;
 mod search;
 mod streams;
 mod suggest;
@@ -53,6 +54,7 @@ async fn run(cli: Cli) -> Outcome {
         Verb::Streams(a) => streams::run(settings, &a).await,
         Verb::Token(cli::TokenVerb::Create(a)) => tokens::create(settings, &a).await,
         Verb::Delete(cli::DeleteVerb::Instance { name }) => instances::delete(settings, &name).await,
+        Verb::Rollback(a) => rollback::run(settings, &a).await,
         Verb::Resume { host } => instances::resume(settings, &host).await,
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "redforgectl", &mut std::io::stdout());

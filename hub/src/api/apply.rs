@@ -189,9 +189,10 @@ fn inline(set: &FlowSetManifest) -> Result<NewFlowSet, String> {
     })
 }
 
-type Placed = (HostId, Changed, u64);
+pub(super) type Placed = (HostId, Changed, u64);
 
-async fn put_instance(
+/// Puts an instance in place, or says which field stands in the way.
+pub(super) async fn put_instance(
     changes: &mut Changes,
     instance: &InstanceManifest,
     flow_set_is_coming: bool,
@@ -214,7 +215,7 @@ async fn put_instance(
 }
 
 /// What is wrong with all the instances of a host together. Pure.
-fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation> {
+pub(super) fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut say = |instance: &str, path: &str, problem: String| {
         found.push(Violation { field: format!("hosts/{host}/instances/{instance} {path}"), problem });

@@ -49,6 +49,7 @@ door! {
     {
         apply: ApplyRequest -> ApplyResponse,
         delete_instance: DeleteInstanceRequest -> DeleteInstanceResponse,
+        rollback_instance: RollbackInstanceRequest -> RollbackInstanceResponse,
         list_sites: ListSitesRequest -> ListSitesResponse,
         get_site: GetSiteRequest -> Site,
         list_hosts: ListHostsRequest -> ListHostsResponse,

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+mod revisions;
+
 const ACT: &str = "changing what hosts should run";
 
 /// What a change did.

@@ -275,6 +275,28 @@ impl Step {
     }
 }
 
+/// Every deed of [`Step::deed`].
+pub const DEEDS: [&str; 18] = [
+    "remove-helper",
+    "ensure-network",
+    "want-blob",
+    "resolve-image",
+    "ensure-volume",
+    "put-config",
+    "put-live",
+    "stop",
+    "remove",
+    "create",
+    "connect-outside",
+    "start",
+    "take-name",
+    "reload",
+    "deploy-flows",
+    "start-flows",
+    "pull-model",
+    "remove-volume",
+];
+
 impl Step {
     /// What it does, in a word: the name of its fault points.
     pub fn deed(&self) -> &'static str {

@@ -61,6 +61,7 @@ proptest! {
     fn what_is_refused_failed_resting_or_not_here_yet_is_left(odds in proptest::collection::vec(odd(), 1..5)) {
         let (desired, memory, actual) = world(&odds);
         for step in plan(&desired, &memory, &actual) {
+            prop_assert!(model::DEEDS.contains(&step.deed()), "{step} has fault points of no known name");
             let Some(who) = step.instance() else { continue };
             let o = &odds[who.as_str()[1..].parse::<usize>().expect("an index")];
             prop_assert!(!o.failed, "a failed spec is retried unchanged: {step}");

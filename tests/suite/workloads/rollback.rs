@@ -1,0 +1,63 @@
+//! An earlier revision of an instance comes back with one command.
+use crate::words::instance;
+use redforge_tests::{agent::TestAgent, ctl::Ctl, hub::TestHub};
+
+fn version(n: u32) -> String {
+    let more = format!("  env: {{VERSION: \"{n}\"}}\n  container:\n    command: [sleep, \"100000\"]\n");
+    instance("press-1", "web", "container", "localhost:1/web:1", &more)
+}
+
+#[tokio::test]
+async fn one_command_brings_the_previous_revision_of_an_instance_back() {
+    let hub = TestHub::start().await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    let ctl = Ctl::new(&hub);
+    let now = || {
+        let json = ctl.run(&["get", "instances", "press-1/web", "-o", "json"]).json();
+        let web = json.as_array().map_or(&json, |all| &all[0]);
+        (
+            web["revision"].as_u64().expect("a number"),
+            web["spec"]["env"]["VERSION"].as_str().expect("a text").to_owned(),
+        )
+    };
+    for n in 1..=3 {
+        let file = ctl.file("web.yaml", version(n));
+        ctl.run(&["apply", "-f", &file.display().to_string()]).good();
+    }
+    assert_eq!(now(), (3, "3".into()));
+    let said = ctl.run(&["rollback", "hosts/press-1/instances/web"]).good();
+    assert_eq!(said.trim(), "hosts/press-1/instances/web is what revision 2 was, now revision 4");
+    assert_eq!(now(), (4, "2".into()));
+    // Going back is a revision too: once more brings the one of before.
+    ctl.run(&["rollback", "instance/web"]).good();
+    assert_eq!(now(), (5, "3".into()));
+    let said = ctl.run(&["rollback", "press-1/web", "--to", "1"]).good();
+    assert_eq!(said.trim(), "hosts/press-1/instances/web is what revision 1 was, now revision 6");
+    assert_eq!(now(), (6, "1".into()));
+    let table = ctl.run(&["get", "instances"]).good();
+    let row = table.lines().nth(1).expect("a row");
+    assert!(table.contains("REVISION") && row.split_whitespace().any(|w| w == "6"), "{table}");
+    let events = ctl.run(&["get", "events"]).good();
+    assert!(
+        events.contains("INSTANCE_ROLLED_BACK") && events.contains("from revision 5 to what revision 1 was"),
+        "{events}"
+    );
+
+    let refused = ctl.run(&["rollback", "press-1/web", "--to", "9"]).bad(4);
+    assert!(refused.contains("has no revision 9 before its revision 6"), "{refused}");
+    let refused = ctl.run(&["rollback", "press-1/wbe"]).bad(3);
+    assert!(refused.contains("did you mean 'press-1/web'"), "{refused}");
+    let refused = ctl.run(&["rollback", "instance/wbe"]).bad(3);
+    assert!(refused.contains("there is: web"), "{refused}");
+    let only = ctl.file("only.yaml", version(1).replace("name: web", "name: only"));
+    ctl.run(&["apply", "-f", &only.display().to_string()]).good();
+    let refused = ctl.run(&["rollback", "press-1/only"]).bad(4);
+    assert!(refused.contains("has never been another than it is at revision 1"), "{refused}");
+    let created = hub.tool(&["admin", "token", "create", "--name", "watcher", "--role", "viewer"]);
+    let token = String::from_utf8_lossy(&created.stdout).trim().to_owned();
+    let viewer = Ctl::with_token(&hub, token.lines().last().unwrap_or_default());
+    let refused = viewer.run(&["rollback", "press-1/web"]).bad(5);
+    assert!(refused.contains("needs the role operator"), "{refused}");
+    assert_eq!(now(), (6, "1".into()));
+}
