@@ -36,7 +36,7 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use trial::Trials;
 
@@ -133,6 +133,8 @@ pub struct Reconciler {
     flow_sets: FlowSets,
     jobs: Jobs,
     trials: Trials,
+    /// When something ends by itself that a pass has to see.
+    wake: Option<Instant>,
     said: survey::Said,
     doors: Doors,
     status: watch::Sender<HostStatus>,
@@ -194,6 +196,7 @@ impl Reconciler {
             flow_sets: FlowSets::new(),
             jobs: Jobs::default(),
             trials: Trials::default(),
+            wake: None,
             said: survey::Said::default(),
             doors: Doors::default(),
             status: watch::Sender::new(nothing),
@@ -266,7 +269,7 @@ impl Reconciler {
                     // The engine went away; it is asked again after the next pass.
                     None => { events = None; gather = SOON; }
                 },
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(self.sooner(wait)) => {}
             }
             if !gather.is_zero() {
                 tokio::select! {
@@ -338,7 +341,7 @@ impl Reconciler {
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
 
         let addresses = addresses(&view.seen);
-        let subnets = self.subnets().await?;
+        let subnets = self.subnets(&steps).await?;
         let mut deeds = execute::Deeds {
             names: &self.names,
             runtime: &self.deps.runtime,
@@ -357,6 +360,7 @@ impl Reconciler {
         self.remember_failures(&view, &faults, memory).await?;
         let changed = self.report(&view, &actual, &faults, memory).await?;
         self.end_trials(&view, &ready, &faults, memory).await?;
+        self.wake = self.next_look(&view, memory);
         self.publish_sources(&view);
         self.remember_doors(&view);
         let status = self.status.borrow();
@@ -448,19 +452,6 @@ impl Reconciler {
                 }
             }
         }
-    }
-
-    /// The subnet set by hand, else the one kept, else the pool in order.
-    async fn subnets(&self) -> Result<Vec<String>, ReconcileError> {
-        if let Some(subnet) = &self.deps.subnet {
-            return Ok(vec![subnet.clone()]);
-        }
-        let kept = self.deps.ledger.kv_get(execute::SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
-        let kept = kept.and_then(|b| String::from_utf8(b).ok());
-        let routes = survey::host_routes();
-        // One that hides a network of the host would cut it off.
-        let free = self.deps.pool.subnets().filter(|s| !survey::overlaps(s, &routes));
-        Ok(kept.into_iter().chain(free).collect())
     }
 }
 

@@ -313,6 +313,8 @@ pub struct EngineSeen {
     pub architecture: String,
     /// 0 = not said.
     pub memory_total_bytes: u64,
+    /// The kernel's table of routes, as it writes it.
+    pub routes: String,
 }
 
 /// What went wrong, by what was tried.

@@ -167,6 +167,12 @@ fn settled(up: time::Duration) -> bool {
     up >= SETTLED
 }
 
+/// How long until this one, which runs, has run for long enough; none when it has.
+pub fn settles_in(c: &ContainerSeen, now: OffsetDateTime) -> Option<std::time::Duration> {
+    let left = SETTLED - up_for(c, now).filter(|_| c.state == ContainerState::Running)?;
+    left.try_into().ok().filter(|left: &std::time::Duration| !left.is_zero() && *left <= SETTLED.unsigned_abs())
+}
+
 /// None: the engine does not say since when.
 fn up_for(c: &ContainerSeen, now: OffsetDateTime) -> Option<time::Duration> {
     Some(now - OffsetDateTime::parse(&c.started_at, &Rfc3339).ok()?)

@@ -3,8 +3,9 @@
 //! It fetches nothing. What it cannot measure it says nothing about.
 use super::{
     ReconcileError, Reconciler, View,
+    execute::SUBNET_KEY,
     memory::Remembered,
-    plan::{Actual, Blueprint, Wanted, job_key},
+    plan::{Actual, Blueprint, Step, Wanted, job_key},
     preflight::{self, Ask, Block, Fetch, Room},
 };
 use crate::runtime::{ContainerSeen, ContainerState, EngineSeen};
@@ -110,11 +111,28 @@ impl Reconciler {
         Ok(ask)
     }
 
+    /// Subnets for the internal network, where it has to be made: the one set by hand, else the one kept, else the pool in
+    /// order, without those that would hide a network of the host.
+    pub(super) async fn subnets(&self, steps: &[Step]) -> Result<Vec<String>, ReconcileError> {
+        if !steps.iter().any(|s| matches!(s, Step::EnsureNetwork { internal: true, .. })) {
+            return Ok(vec![]);
+        }
+        if let Some(subnet) = &self.deps.subnet {
+            return Ok(vec![subnet.clone()]);
+        }
+        let kept = self.deps.ledger.kv_get(SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
+        let kept = kept.and_then(|b| String::from_utf8(b).ok());
+        let machine = self.deps.runtime.survey().await.map_err(ReconcileError::Runtime)?;
+        let routes = preflight::routes(&machine.routes);
+        let free = self.deps.pool.subnets().filter(|s| !overlaps(s, &routes));
+        Ok(kept.into_iter().chain(free).collect())
+    }
+
     async fn room(&self, view: &View, actual: &Actual, asks: &[(Name, Ask)]) -> Result<Room, ReconcileError> {
-        let EngineSeen { root_dir, architecture, memory_total_bytes } =
+        let EngineSeen { root_dir, architecture, memory_total_bytes, routes } =
             self.deps.runtime.survey().await.map_err(ReconcileError::Runtime)?;
         let free = rustix::fs::statvfs(root_dir.as_str()).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
-        let routes = host_routes();
+        let routes = preflight::routes(&routes);
         let to_be_made = self.deps.subnet.clone().filter(|_| !actual.networks.contains(&view.desired.network));
         let subnet = to_be_made.map(|s| (s.clone(), overlaps(&s, &routes)));
         let asked = asks.iter().filter(|(_, a)| a.creates).flat_map(|(_, a)| &a.ports);
@@ -145,12 +163,7 @@ fn is_taken(port: &Port) -> bool {
     tried.is_err_and(|e| e.kind() == ErrorKind::AddrInUse)
 }
 
-/// Networks that the host reaches by other ways than everything else.
-pub(super) fn host_routes() -> Vec<Block> {
-    preflight::routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default())
-}
-
 /// Would a network of these addresses hide one of the host's?
-pub(super) fn overlaps(subnet: &str, routes: &[Block]) -> bool {
+fn overlaps(subnet: &str, routes: &[Block]) -> bool {
     Block::parse(subnet).is_some_and(|b| routes.iter().any(|r| b.overlaps(*r)))
 }

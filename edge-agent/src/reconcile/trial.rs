@@ -4,7 +4,7 @@
 //! nothing to go back to, the new one is left to try. What is being fetched (flows, models) or waited for does not
 //! count as time to come up.
 use super::{
-    ReconcileError, Reconciler, View,
+    ReconcileError, Reconciler, View, assess,
     execute::Faults,
     memory::{Failed, Remembered},
     plan::{Blueprint, Wanted},
@@ -21,7 +21,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Specs on trial, and since when. Not kept over a restart of the agent: the trial begins again.
-pub type Trials = BTreeMap<Name, (Digest, Instant)>;
+pub type Trials = BTreeMap<Name, (Digest, Instant, Duration)>;
 
 impl Reconciler {
     /// Ends trials: those that came up are over, those whose time is up have failed.
@@ -43,12 +43,13 @@ impl Reconciler {
                 continue;
             };
             let (late, limit) = self.time_of(wanted, memory);
-            let trial = self.trials.entry(wanted.name.clone()).or_insert_with(|| (wanted.spec, Instant::now()));
+            let trial = self.trials.entry(wanted.name.clone()).or_insert_with(|| (wanted.spec, Instant::now(), limit));
             if trial.0 != wanted.spec {
-                *trial = (wanted.spec, Instant::now());
+                *trial = (wanted.spec, Instant::now(), limit);
             }
             // One that ends again and again need not be waited for.
             let loops = said.next_start_at.is_some();
+            trial.2 = limit;
             if trial.1.elapsed() < limit && !loops {
                 continue;
             }
@@ -63,6 +64,22 @@ impl Reconciler {
             memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
         }
         Ok(())
+    }
+
+    /// The next moment at which something ends by itself: a trial, the rest between two crashes, or the time after which one
+    /// that runs is trusted.
+    pub(super) fn next_look(&self, view: &View, memory: &Remembered) -> Option<Instant> {
+        let (now, wall) = (Instant::now(), self.deps.clock.now());
+        let trials = self.trials.values().map(|(_, since, limit)| *since + *limit);
+        let rests = memory.crashes.values().filter_map(|c| Some(now + (c.rests_until? - wall).try_into().ok()?));
+        let settles = view.seen.containers.iter().filter_map(|c| assess::settles_in(c, wall)).map(|left| now + left);
+        trials.chain(rests).chain(settles).min()
+    }
+
+    /// No longer than until the next look that is known to be needed.
+    pub(super) fn sooner(&self, wait: Duration) -> Duration {
+        let until = self.wake.map(|at| at.saturating_duration_since(Instant::now()));
+        until.map_or(wait, |until| wait.min(until.max(super::AT_ONCE)))
     }
 
     /// Only flows change: that has a time of its own.

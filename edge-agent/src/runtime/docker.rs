@@ -127,6 +127,7 @@ impl Runtime for Docker {
                 root_dir: info.docker_root_dir.unwrap_or_default(),
                 architecture: info.architecture.unwrap_or_default(),
                 memory_total_bytes: info.mem_total.and_then(|m| u64::try_from(m).ok()).unwrap_or(0),
+                routes: std::fs::read_to_string("/proc/net/route").unwrap_or_default(),
             })
         })
     }

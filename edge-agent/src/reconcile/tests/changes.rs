@@ -9,7 +9,7 @@ use redforge_shared::{
 const MIB: u64 = 1 << 20;
 
 fn machine(memory_total_bytes: u64) -> EngineSeen {
-    EngineSeen { root_dir: "/".into(), architecture: "x86_64".into(), memory_total_bytes }
+    EngineSeen { root_dir: "/".into(), architecture: "x86_64".into(), memory_total_bytes, ..EngineSeen::default() }
 }
 
 fn limited(image: &str, mebibytes: u64) -> InstanceSpec {
@@ -173,4 +173,31 @@ async fn a_new_version_that_crashes_in_a_loop_goes_back_without_waiting_for_its_
     let status = agent.status("a");
     assert_eq!((status.sync, status.reason, status.late), (Sync::RolledBack, Some(Reason::ContainerExited), None));
     assert_eq!(images_running(&engine), ["sha256:box"]);
+}
+
+#[tokio::test]
+async fn the_next_look_comes_when_a_deadline_or_a_rest_ends() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.reconciler.deps.deadlines.healthy = Duration::from_secs(5);
+    agent.want(vec![versioned("box", true)]).await;
+    agent.passes(4).await;
+    assert_eq!(agent.reconciler.sooner(TICK), TICK, "nothing is waited for");
+    engine.crash_image("box2", true);
+    agent.want(vec![versioned("box2", true)]).await;
+    agent.passes(5).await;
+    let sooner = agent.reconciler.sooner(TICK);
+    assert!(sooner <= Duration::from_secs(5) && sooner >= AT_ONCE, "the trial ends within {sooner:?}");
+    let clock = Arc::new(ManualClock::new(time::OffsetDateTime::UNIX_EPOCH));
+    let mut other = Agent::on(&engine, host(3)).await;
+    other.reconciler.deps.clock = clock;
+    other.want(vec![plain("a")]).await;
+    other.passes(4).await;
+    let container = other.reconciler.names.container(&name("a"), 0);
+    for _ in 0..3 {
+        engine.crash_again(&container);
+        other.passes(1).await;
+    }
+    let sooner = other.reconciler.sooner(TICK * 2);
+    assert!(sooner <= TICK, "it rests for ten seconds, and is looked at in {sooner:?}");
 }
