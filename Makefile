@@ -1,6 +1,6 @@
 # Every target works from a clean clone. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help test test-demo test-cold units install lint bench reference page
+.PHONY: help test test-demo test-podman test-cold units install lint bench reference page
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -10,6 +10,9 @@ test: ## Run every test on real PostgreSQL, Docker, Node-RED and Mosquitto (ARGS
 
 test-demo: ## The demo's own tests, on a machine of their own (namespaces; root; CASES="..." picks some)
 	@bash packaging/test/demo.sh
+
+test-podman: ## The reconciler's stories on podman's Docker-compatible socket, in namespaces of its own (root; STORIES="..." picks some)
+	@bash packaging/test/other_engine.sh podman
 
 test-cold: ## The demo on a fresh Debian 12 root with empty caches (root; debootstrap, slirp4netns; 20 minutes)
 	@bash packaging/test/cold.sh

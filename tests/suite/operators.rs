@@ -1,4 +1,5 @@
 //! The operators' door speaks to any tool: reflection, health, tokens. The command line, settings, limits and page follow.
+mod applied;
 mod cli;
 mod docs;
 mod doors;

@@ -2,8 +2,10 @@
 mod changes;
 mod dark;
 mod doctor;
+mod hostile;
 mod kills;
 mod out;
 mod rollback;
+mod secrets;
 mod site;
 mod status_words;
