@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["model", "enrollment", "control", "telemetry", "artifacts", "admin"]
+    let files = ["model", "enrollment", "control", "telemetry", "artifacts", "drafts", "admin"]
         .map(|f| root.join(format!("redforge/v1/{f}.proto")));
     let fds = protox::compile(files, [&root])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

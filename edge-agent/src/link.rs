@@ -8,6 +8,7 @@ use crate::{
         ledger::{Ledger, LedgerError},
         outbox::{ClassStatus, Outbox},
     },
+    drafts::Draft,
     identity::{BUILD_FLOOR, Enrolled, IdentityDir, IdentityError},
 };
 use backoff::Backoff;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub mod artifacts;
 pub mod backoff;
 pub mod dial;
+pub mod drafts;
 #[cfg(test)]
 pub(crate) mod fake_hub;
 pub mod offer;
@@ -111,6 +113,8 @@ pub struct Deps {
     pub status: watch::Receiver<HostStatus>,
     pub facts: watch::Receiver<HostFacts>,
     pub outbox_numbers: watch::Receiver<Vec<OutboxNumbers>>,
+    /// Edited flows that the gate released.
+    pub drafts: watch::Receiver<Vec<Draft>>,
     pub clock: SharedClock,
     /// `blobs/sha256` of the state folder.
     pub blobs: PathBuf,
@@ -237,12 +241,14 @@ impl Link {
         let welcome = session.welcome().clone();
         let deps = self.deps.clone();
         let artifacts = artifacts::run(channel.clone(), &deps.ledger, &deps.blobs);
+        let drafts = drafts::run(channel.clone(), deps.drafts.clone());
         let sending = send_records(channel.clone(), &deps, welcome.hub_rpo_s, stop);
         let renewal = renew::run(channel, &deps.identity, enrolled, welcome);
         let reporting = session.run(self);
         tokio::select! {
             ended = Box::pin(reporting) => Ok(ended.map(|()| Ended::Goodbye)?),
             ended = Box::pin(artifacts) => match ended? {},
+            never = Box::pin(drafts) => match never {},
             () = Box::pin(sending) => Ok(Ended::Stopped),
             ended = Box::pin(renewal) => Ok(ended.map(|()| Ended::Renewed)?),
             () = stop.cancelled() => Ok(Ended::Stopped),

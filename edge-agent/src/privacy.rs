@@ -3,6 +3,7 @@
 //! `Released` has no constructor outside this room, the outbox accepts nothing else, and a raw record has no wire form.
 //! What is released has passed the very checks by which the hub decodes it, so the hub does not meet a malformed record of
 //! ours. The room knows neither where records come from nor where they go.
+mod draft;
 mod policy;
 
 use bytes::Bytes;
@@ -15,6 +16,8 @@ use redforge_shared::{
 };
 use std::sync::{Arc, RwLock};
 use time::OffsetDateTime;
+
+pub use draft::{RawDraft, ReleasedDraft};
 
 /// A record as a collector found it. It never leaves the site in this form.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! and retries nothing; the next pass is the retry. Containers outlive it.
 use crate::{
     db::ledger::{AcceptedDesired, Ledger, Site},
+    privacy::RawDraft,
     runtime::{
         BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, Runtime,
         names::{Names, Pool},
@@ -46,6 +47,7 @@ mod assess;
 mod choose;
 pub mod crashes;
 pub mod deadlines;
+mod drift;
 mod execute;
 mod fault;
 mod fold;
@@ -120,6 +122,7 @@ pub struct Reconciler {
     brokers: watch::Sender<Vec<BrokerEndpoint>>,
     logs: watch::Sender<Vec<LogSource>>,
     door: watch::Sender<Option<IngestDoor>>,
+    edited: watch::Sender<Vec<RawDraft>>,
     /// Why the last pass failed.
     trouble: Option<String>,
 }
@@ -148,9 +151,11 @@ struct View {
     /// By container.
     apps: BTreeMap<String, AppSeen>,
     desired: plan::Desired,
-    /// Where each broker keeps its sessions.
+    /// Where each broker keeps its sessions and each Node-RED its flows.
     homes: BTreeMap<Name, String>,
     counts: Counts,
+    /// Flow sets that had been given when the host was looked at.
+    given: BTreeMap<Name, plan::GivenAt>,
 }
 
 impl Reconciler {
@@ -183,6 +188,7 @@ impl Reconciler {
             brokers: watch::Sender::new(vec![]),
             logs: watch::Sender::new(vec![]),
             door: watch::Sender::new(None),
+            edited: watch::Sender::new(vec![]),
             trouble: None,
         }
     }
@@ -205,6 +211,11 @@ impl Reconciler {
     /// Where instances hand in records, once their network is there.
     pub fn door(&self) -> watch::Receiver<Option<IngestDoor>> {
         self.door.subscribe()
+    }
+
+    /// Flows that were edited where edits are adopted.
+    pub fn edited(&self) -> watch::Receiver<Vec<RawDraft>> {
+        self.edited.subscribe()
     }
 
     /// Passes until `stop`; `pulse` beats at each. A pass that is cut off is as good as one that a crash cut off.
@@ -315,7 +326,7 @@ impl Reconciler {
         let actual = plan::Actual {
             busy: self.jobs.busy(),
             resting: memory.resting(),
-            ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &ready)
+            ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &view.homes, &ready)
         };
         self.preflight(&mut view, &actual, memory).await?;
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
@@ -339,6 +350,8 @@ impl Reconciler {
         let faults = deeds.take_all(&steps).await;
         self.remember_failures(&view, &faults, memory).await?;
         let changed = self.report(&view, &actual, &faults, memory).await?;
+        self.note_given(&view, memory).await?;
+        self.publish_edited(&view);
         self.end_trials(&view, &ready, &faults, memory).await?;
         self.wake = self.next_look(&view, memory);
         self.publish_sources(&view);
@@ -396,7 +409,8 @@ impl Reconciler {
         let around = (&counts, self.deps.capacity);
         let desired = reduce::desired(&self.names, &chosen, &site, (&rendered, &unmet), &waits, around);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
-        Ok(View { accepted, chosen, site, seen, rendered, unmet, apps, desired, homes, counts })
+        let given = memory.for_plan().deployed;
+        Ok(View { accepted, chosen, site, seen, rendered, unmet, apps, desired, homes, counts, given })
     }
 
     /// Secrets are drawn once and then the same for ever: rendering twice gives the same bytes.
@@ -431,7 +445,7 @@ impl Reconciler {
             }
             let Ok(bytes) = tokio::fs::read(&path).await else { continue };
             match flows::unpack(&bytes, Some(digest)) {
-                Ok((_, flows)) => drop(self.flow_sets.insert(digest, Arc::new(flows))),
+                Ok(set) => drop(self.flow_sets.insert(digest, Arc::new(set))),
                 Err(e) => {
                     tracing::warn!(blob = %digest, error = %Chain(&e), "flow set is damaged, fetching it again");
                     // If it cannot be removed it is found damaged again.

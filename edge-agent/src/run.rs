@@ -11,7 +11,7 @@ use crate::{
         ledger::{Ledger, LedgerError},
         outbox::{Limits, Outbox, OutboxError},
     },
-    facts,
+    drafts, facts,
     identity::{Enrolled, IdentityDir},
     link::{self, Link, OutboxNumbers, dial::HubUrl},
     page::{self, Page, Sources, Stage},
@@ -134,6 +134,7 @@ async fn start(
         port: config.gateway_port,
     };
     tasks.spawn("gateway", collect::http::run(ingest, tasks.clone()));
+    let edited = reconciler.edited();
     tasks.spawn("reconcile", reconciler.run(tasks.pulse("reconcile", HANGS), stop.clone()));
 
     // After reconcile: whatever is wrong with the records must not keep containers from running.
@@ -143,6 +144,8 @@ async fn start(
 
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
+    let (drafts_out, drafts) = watch::channel(Vec::new());
+    tasks.spawn("drafts", drafts::run(edited, gate.clone(), drafts_out, stop.clone()));
     let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock));
     tools_out.send_replace(Some(tools.clone()));
     let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, heard_out, stop.clone());
@@ -157,6 +160,7 @@ async fn start(
         status: status.clone(),
         facts: facts.clone(),
         outbox_numbers: outbox.clone(),
+        drafts,
         clock: Arc::clone(&clock),
         blobs: config.state_dir.join("blobs/sha256"),
         run_id,

@@ -71,6 +71,8 @@ impl Files {
 pub struct Rendered {
     pub container: ContainerSpec,
     pub config: Option<Files>,
+    /// Are the rendered files read back at every pass?
+    pub config_is_watched: bool,
     pub live: Option<Files>,
     /// Names of the volumes that hold data.
     pub data: BTreeSet<String>,
@@ -90,6 +92,13 @@ impl Rendered {
         // Two clients of one id throw each other out of the broker.
         container.env.insert("REDFORGE_CLIENT_ID".into(), format!("{instance}-{number}"));
         container
+    }
+
+    /// Identity of the rendered files as they can be read back, of the kind that is looked at again.
+    pub fn config_hash(&self) -> Option<Digest> {
+        let config = self.config.as_ref().filter(|_| self.config_is_watched)?;
+        let sorted: BTreeMap<_, _> = config.files.iter().map(|f| (f.name.as_str(), f.bytes.as_slice())).collect();
+        Some(Files::content_hash(sorted))
     }
 
     /// Identity of the live files as they can be read back.
@@ -207,6 +216,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
             ..Default::default()
         },
         config: None,
+        config_is_watched: false,
         live: None,
         data,
         own: BTreeSet::new(),

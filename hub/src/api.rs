@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 mod apply;
 pub mod callers;
+mod drafts;
 mod error;
 mod hosts;
 mod names;

@@ -1,6 +1,6 @@
 //! The gRPC doors: translate between the wire and the rooms behind, map errors outward, decide nothing.
 //!
-//! Agents come in through `enrollment`, `control`, `telemetry` and `artifacts`, checked per request by `peer`; operators
+//! Agents come in through `enrollment`, `control`, `telemetry`, `artifacts` and `drafts`, checked per request by `peer`; operators
 //! through `admin`. Listening, TLS and limits belong to `serve`.
 use crate::store::StoreError;
 use redforge_shared::error::Chain;
@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 pub mod admin;
 pub mod artifacts;
 pub mod control;
+pub mod drafts;
 pub mod enrollment;
 pub mod operator;
 pub mod peer;

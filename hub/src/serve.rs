@@ -186,6 +186,7 @@ impl House {
             tasks.clone(),
         ))
         .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
+        .add_service(grpc::drafts::Service::server(store.clone(), peers.clone(), clock.clone()))
         .add_service(grpc::telemetry::Service::server(
             store.clone(),
             peers.clone(),

@@ -19,6 +19,7 @@ pub mod changes;
 pub mod collections;
 pub mod components;
 pub mod desired;
+pub mod drafts;
 pub mod enrollment;
 pub mod events;
 pub mod flow_sets;

@@ -17,7 +17,7 @@ pub const MAX_FLOW_SET_BYTES: usize = 16 << 20;
 pub const MAX_NODES: usize = 20_000;
 
 /// A parsed flow file without credentials.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flows {
     nodes: Vec<Map<String, Value>>,
 }
@@ -31,6 +31,15 @@ pub struct FlowSetManifest {
     pub node_count: u32,
     /// Credential fields that were left out, as `name (id): field`.
     pub credential_names: Vec<String>,
+}
+
+/// A flow set that was unpacked and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowSet {
+    pub manifest: FlowSetManifest,
+    pub flows: Flows,
+    /// Identity of the flows' content.
+    pub hash: Digest,
 }
 
 /// Why a flow file or flow set is refused.
@@ -161,7 +170,7 @@ pub fn pack(flows: &Flows, credential_names: &[String]) -> Vec<u8> {
 }
 
 /// Reads a flow set, checking its digest when one is expected.
-pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<(FlowSetManifest, Flows), InvalidFlows> {
+pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<FlowSet, InvalidFlows> {
     if bytes.len() > MAX_FLOW_SET_BYTES {
         return Err(InvalidFlows::TooLarge(bytes.len()));
     }
@@ -194,7 +203,8 @@ pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<(FlowSetManifest
     if let Some(first) = inline.first() {
         return Err(InvalidFlows::Manifest(format!("flows.json holds credentials: {first}")));
     }
-    Ok((manifest, flows))
+    let hash = flows.hash();
+    Ok(FlowSet { manifest, flows, hash })
 }
 
 #[cfg(test)]
@@ -221,8 +231,8 @@ mod tests {
         let (flows, names) = Flows::parse(export()).expect("a plain export");
         let tar = pack(&flows, &names);
         assert_eq!(tar, pack(&flows, &names));
-        let (manifest, back) = unpack(&tar, Some(Digest::of(&tar))).expect("own flow set");
-        assert_eq!((manifest.node_count, back), (3, flows));
+        let back = unpack(&tar, Some(Digest::of(&tar))).expect("own flow set");
+        assert_eq!((back.manifest.node_count, back.hash, back.flows), (3, flows.hash(), flows));
     }
 
     #[test]

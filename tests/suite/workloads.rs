@@ -2,7 +2,9 @@
 mod changes;
 mod dark;
 mod doctor;
+mod drift;
 mod hostile;
+mod hot_deploy;
 mod kills;
 mod out;
 mod rollback;

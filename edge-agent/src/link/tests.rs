@@ -61,6 +61,7 @@ async fn agent(hub: &FakeHub) -> Agent {
         status: status_seen,
         facts: watch::channel(HostFacts::default()).1,
         outbox_numbers: watch::channel(Vec::new()).1,
+        drafts: watch::channel(Vec::new()).1,
         clock: Arc::new(SystemClock),
         blobs: state.path().join("blobs/sha256"),
         run_id: RunId([7; 16]),

@@ -8,21 +8,23 @@ use super::{
     jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
-    plan::{self, Blueprint, job_key},
+    plan::{self, Blueprint, GivenAt, job_key},
     probes::{Probes, Word},
+    reduce::was_given,
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
     workload::{
         Unmet,
-        node_red::NodeRedSeen,
+        node_red::{NodeRedSeen, RuntimeEvent},
         ollama::{self, ModelState},
         valkey::CacheSeen,
     },
 };
 use redforge_shared::{
-    desired::{InstanceSpec, Ollama, Workload},
-    ids::Digest,
+    desired::{InstanceSpec, NodeRed, Ollama, Workload},
+    flows::FlowSet,
+    ids::Name,
     report::{
         Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync,
         preflight::{self, ChangeStep, Preflight},
@@ -30,6 +32,7 @@ use redforge_shared::{
     scale::{Replicas, Scaled},
     standin,
 };
+use std::collections::BTreeMap;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Everything about one instance at one moment.
@@ -53,6 +56,10 @@ pub struct Glance<'a> {
     pub jobs: &'a Jobs,
     pub probes: &'a Probes,
     pub flow_sets: &'a FlowSets,
+    /// Where each runtime keeps its flows.
+    pub homes: &'a BTreeMap<Name, String>,
+    /// Flow sets that had been given when the host was looked at.
+    pub given: &'a BTreeMap<Name, GivenAt>,
     pub before: Option<&'a InstanceStatus>,
     /// Messages that a broker has thrown away; none while nobody listens to it.
     pub dropped: Option<u64>,
@@ -368,13 +375,18 @@ fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
         ContainerState::Created => plain(Phase::Starting, Health::Unknown, Sync::Updating),
         ContainerState::Paused => because(Phase::Running, Health::Error, Sync::Drifted, Reason::ProbeFailed),
         ContainerState::Removing => plain(Phase::Stopping, Health::Unknown, Sync::Updating),
+        // It was ended to be started again with the settings that it shall have.
+        ContainerState::Exited if before_of(g, c).is_some_and(|b| b.reason == Some(Reason::Edited)) => {
+            let names = before_of(g, c).map(|b| b.names.clone()).unwrap_or_default();
+            Verdict(Phase::Starting, Health::Unknown, Sync::Drifted, Some(Reason::Edited), names)
+        }
         ContainerState::Restarting | ContainerState::Exited | ContainerState::Dead => {
             let reason = if c.oom_killed { Reason::OutOfMemory } else { Reason::ContainerExited };
             because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
         }
 
         ContainerState::Running => match (&g.spec.workload, g.app) {
-            (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w.flow_set, seen),
+            (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w, seen),
             (Workload::Ollama(w), Some(AppSeen::Ollama(Some(held)))) => models(g, w, held),
             (Workload::Mosquitto(_), Some(AppSeen::Mosquitto { accepts: true, live })) => with_live(g, *live),
             (Workload::Valkey(_) | Workload::Redis(_), Some(AppSeen::Cache(CacheSeen { answers: true, live }))) => {
@@ -426,34 +438,53 @@ fn silent(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
     }
 }
 
-fn node_red(g: &Glance<'_>, flow_set: Option<Digest>, seen: &NodeRedSeen) -> Verdict {
+fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
     let silent =
         || g.container.map_or_else(|| plain(Phase::Pending, Health::Unknown, Sync::Updating), |c| silent(g, c));
     if !seen.answers {
         return silent();
     }
     let Some(runtime) = &seen.runtime else { return silent() };
-    let Some(digest) = flow_set else {
-        return plain(Phase::Running, Health::Healthy, Sync::UpToDate);
+    let settings = match &g.wanted.blueprint {
+        Blueprint::Ready(shape) => seen.config.is_some() && seen.config != shape.config_hash,
+        _ => false,
     };
-    let Some(flows) = g.flow_sets.get(&digest) else {
+    let Some(digest) = w.flow_set else {
+        return drifted(plain(Phase::Running, Health::Healthy, Sync::UpToDate), [(settings, "settings")]);
+    };
+    let Some(set) = g.flow_sets.get(&digest) else {
         let names = vec![digest.to_string()];
         return Verdict(Phase::Starting, Health::Unknown, Sync::Updating, Some(Reason::BlobMissing), names);
     };
-    if seen.hash != Some(flows.hash()) || seen.credentials_missing {
-        // Somebody edited what had been deployed; the deploy that puts it back is on its way.
-        let drifted =
-            g.memory.was_deployed(&g.spec.name, digest) && g.before.is_some_and(|b| b.phase == Phase::Running);
-        let (phase, sync) = if drifted { (Phase::Running, Sync::Drifted) } else { (Phase::Starting, Sync::Updating) };
-        return plain(phase, Health::Unknown, sync);
+    let edited = seen.hash != Some(set.hash);
+    let given = g.container.is_some_and(|c| was_given(g.given, c, digest, g.homes));
+    if (edited || seen.credentials_wrong) && !given {
+        return plain(Phase::Starting, Health::Unknown, Sync::Updating);
     }
+    let parts = [(edited, "flows"), (seen.credentials_wrong, "credentials"), (settings, "settings")];
+    drifted(flows_run(set, seen, runtime), parts)
+}
+
+/// What somebody changed at the host is named; what is worse than that is said instead.
+fn drifted(verdict: Verdict, parts: impl IntoIterator<Item = (bool, &'static str)>) -> Verdict {
+    let names: Vec<_> = parts.into_iter().filter(|(is, _)| *is).map(|(_, part)| part.to_owned()).collect();
+    match verdict {
+        Verdict(phase, health, Sync::UpToDate, ..) if !names.is_empty() => {
+            Verdict(phase, health, Sync::Drifted, Some(Reason::Edited), names)
+        }
+        other => other,
+    }
+}
+
+/// What the runtime says of the flows that it has.
+fn flows_run(set: &FlowSet, seen: &NodeRedSeen, runtime: &RuntimeEvent) -> Verdict {
     match (runtime.state.as_str(), runtime.error.as_deref()) {
         ("start", None) if seen.deployed.is_some() && seen.deployed == seen.rev => {
             plain(Phase::Running, Health::Healthy, Sync::UpToDate)
         }
         (_, Some("missing-types")) => {
             // Only names that the flow set itself uses go into a report.
-            let names = flows.node_types().into_iter().filter(|t| runtime.types.contains(t)).collect();
+            let names = set.flows.node_types().into_iter().filter(|t| runtime.types.contains(t)).collect();
             Verdict(Phase::Starting, Health::Error, Sync::Failed, Some(Reason::MissingTypes), names)
         }
         ("safe", _) => because(Phase::Safe, Health::Degraded, Sync::Updating, Reason::FlowsStopped),
@@ -463,7 +494,7 @@ fn node_red(g: &Glance<'_>, flow_set: Option<Digest>, seen: &NodeRedSeen) -> Ver
     }
 }
 
-fn models(g: &Glance<'_>, w: &Ollama, held: &std::collections::BTreeMap<String, String>) -> Verdict {
+fn models(g: &Glance<'_>, w: &Ollama, held: &BTreeMap<String, String>) -> Verdict {
     let lacking: Vec<_> =
         w.models.iter().map(|m| (m, ollama::state(m, held))).filter(|(_, s)| *s != ModelState::Right).collect();
     if lacking.is_empty() {

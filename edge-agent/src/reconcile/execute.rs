@@ -8,7 +8,7 @@ use super::{
     jobs::Jobs,
     memory::Remembered,
     observe::FlowSets,
-    plan::{Purpose, Step, job_key},
+    plan::{Given, Purpose, Step, job_key},
 };
 use crate::{
     db::ledger::Ledger,
@@ -123,12 +123,13 @@ impl Deeds<'_> {
             Step::Start { container, .. } => runtime.start_container(container).await,
             Step::TakeName { instance, container } => runtime.name_container(names, instance, container).await,
             Step::Reload { instance, id, applied } => return self.reload(instance, id, applied).await,
-            Step::DeployFlows { instance, id, digest, full } => {
+            Step::DeployFlows { instance, id, home, digest, full, credentials } => {
                 let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
-                let deployed = node_red::deploy(address, &token, flows, *full).await;
+                let deployed = node_red::deploy(address, &token, &flows.flows, (*full, *credentials)).await;
                 let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
-                return self.memory.set_deployed(self.ledger, instance, *digest, rev).await;
+                let given = Given { digest: *digest, rev };
+                return self.memory.set_deployed(self.ledger, instance, home, given).await;
             }
             Step::StartFlows { instance, id } => {
                 let (address, token) = self.admin(instance, id)?;

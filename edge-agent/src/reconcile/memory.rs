@@ -43,12 +43,8 @@ pub struct LastGood {
     pub container_hash: String,
 }
 
-/// The flow set that a runtime was given last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Deployed {
-    digest: Digest,
-    rev: String,
-}
+/// Most places of one instance's flows that are remembered.
+const MAX_PLACES: usize = 128;
 
 /// The rows, by what they are about.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +56,7 @@ pub struct Remembered {
     /// By container.
     pub crashes: BTreeMap<String, Crashes>,
     applied: BTreeMap<Name, String>,
-    deployed: BTreeMap<Name, Deployed>,
+    deployed: BTreeMap<Name, plan::GivenAt>,
     /// Home of each broker that held the agent's session.
     sessions: BTreeMap<Name, String>,
 }
@@ -83,7 +79,7 @@ impl Remembered {
         plan::Memory {
             failed: self.failed.iter().map(|(n, f)| (n.clone(), f.spec)).collect(),
             applied: self.applied.clone(),
-            deployed: self.deployed.iter().map(|(n, d)| (n.clone(), (d.digest, d.rev.clone()))).collect(),
+            deployed: self.deployed.clone(),
         }
     }
 
@@ -153,12 +149,19 @@ impl Remembered {
         &mut self,
         ledger: &Ledger,
         instance: &Name,
-        digest: Digest,
-        rev: String,
+        home: &str,
+        given: plan::Given,
     ) -> Result<(), ReconcileError> {
-        let deployed = Deployed { digest, rev };
-        write(ledger, "deployed", instance.as_str(), Some(&deployed)).await?;
-        self.deployed.insert(instance.clone(), deployed);
+        let at = self.deployed.entry(instance.clone()).or_default();
+        if at.get(home) != Some(&given) {
+            at.insert(home.to_owned(), given);
+            // Places that are gone are in nobody's way, and the oldest are as good as any to be forgotten.
+            while at.len() > MAX_PLACES {
+                let other = at.keys().find(|k| *k != home).cloned();
+                other.and_then(|k| at.remove(&k));
+            }
+            write(ledger, "deployed", instance.as_str(), Some(&*at)).await?;
+        }
         Ok(())
     }
 
@@ -173,11 +176,6 @@ impl Remembered {
             self.sessions.insert(broker.clone(), home.to_owned());
         }
         Ok(())
-    }
-
-    /// Did this instance run this flow set before: is another content an edit by hand?
-    pub fn was_deployed(&self, instance: &Name, digest: Digest) -> bool {
-        self.deployed.get(instance).is_some_and(|d| d.digest == digest)
     }
 
     /// Forgets instances that are no longer desired, so that a later one of the same name begins anew, and image ids that

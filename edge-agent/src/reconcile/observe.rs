@@ -2,13 +2,13 @@
 use crate::{
     runtime::{ContainerSeen, ContainerState, HostSeen, Runtime},
     workload::{
-        Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe, tika, valkey, valkey::CacheSeen,
+        CONFIG_PATH, Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe, tika, valkey, valkey::CacheSeen,
     },
 };
 use futures_util::future::join_all;
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, Workload},
-    flows::Flows,
+    flows::FlowSet,
     ids::Digest,
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -35,7 +35,7 @@ pub enum AppSeen {
 }
 
 /// Flow sets that lie on the host.
-pub type FlowSets = BTreeMap<Digest, Arc<Flows>>;
+pub type FlowSets = BTreeMap<Digest, Arc<FlowSet>>;
 
 /// Asks every running workload, all at once; by container.
 pub async fn apps(
@@ -74,9 +74,8 @@ async fn app(
         (Workload::Tika(_), address) => AppSeen::Tika { answers: tika::answers(address).await },
         (Workload::Container(_), _) => AppSeen::Container,
         (Workload::NodeRed(w), Some(address)) => {
-            let flows = w.flow_set.and_then(|d| flow_sets.get(&d));
-            let token = node_red::token(secrets, &spec.name);
-            AppSeen::NodeRed(node_red::observe(address, &token, flows.map(|f| &**f)).await)
+            let set = w.flow_set.and_then(|d| flow_sets.get(&d)).map(|s| &**s);
+            AppSeen::NodeRed(runs(runtime, spec, (c, address), secrets, set).await)
         }
         (Workload::Ollama(_), Some(address)) => AppSeen::Ollama(ollama::models(address).await.ok()),
         (Workload::NodeRed(_) | Workload::Ollama(_), None) => return None,
@@ -88,6 +87,30 @@ async fn app(
 async fn live_files(runtime: &dyn Runtime, c: &ContainerSeen, path: &str) -> Option<Digest> {
     let files = runtime.read_files(&c.id, path).await.ok()?;
     Some(Files::content_hash(files.iter().map(|(n, b)| (n.as_str(), b.as_slice()))))
+}
+
+/// What the runtime says that it runs, and what lies in its volumes.
+async fn runs(
+    runtime: &dyn Runtime,
+    spec: &InstanceSpec,
+    (c, address): (&ContainerSeen, IpAddr),
+    secrets: &Secrets,
+    set: Option<&FlowSet>,
+) -> NodeRedSeen {
+    let config = runtime.read_files(&c.id, CONFIG_PATH).await.ok();
+    let files = config.as_ref().map(|files| files.iter().map(|(n, b)| (n.as_str(), b.as_slice())));
+    // A file beside them is nobody's: only what is rendered is compared.
+    let config = files.map(|files| Files::content_hash(files.filter(|(n, _)| node_red::CONFIG_FILES.contains(n))));
+    let mut stored = None;
+    if set.is_some_and(|s| !s.flows.broker_credentials().is_empty()) {
+        // None yet, or not readable: then the admin API's word has to do.
+        let files = runtime.read_files(&c.id, &format!("{}/{}", node_red::DATA_PATH, node_red::CREDENTIALS_FILE)).await;
+        let bytes = files.ok().and_then(|mut files| files.remove(node_red::CREDENTIALS_FILE));
+        stored = bytes.map(|b| node_red::credentials(secrets, &spec.name, &b));
+    }
+    let token = node_red::token(secrets, &spec.name);
+    let seen = node_red::observe(address, &token, set, stored.as_ref()).await;
+    NodeRedSeen { config, ..seen }
 }
 
 async fn accepts(address: Option<IpAddr>, port: u16) -> bool {

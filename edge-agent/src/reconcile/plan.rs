@@ -4,7 +4,7 @@
 //! the plain data of [`model`], and `execute` carries the steps out without deciding anything. A step may fail; nothing is
 //! retried inside a pass, the next pass plans again from what is there then. An instance's steps stand together and in
 //! order: when one fails the rest of that instance waits for the next pass, the other instances go on.
-use redforge_shared::ids::Name;
+use redforge_shared::{desired::Drift, ids::Name};
 use std::collections::BTreeSet;
 
 pub mod model;
@@ -14,8 +14,8 @@ pub mod room;
 mod tests;
 
 pub use model::{
-    Actual, Blueprint, Desired, FlowsSeen, Found, Held, Life, Memory, Purpose, Shape, Step, VolumeFound, Wanted,
-    job_key,
+    Actual, Blueprint, Desired, FlowsSeen, Found, Given, GivenAt, Held, Life, Memory, Purpose, Shape, Step,
+    VolumeFound, Wanted, job_key,
 };
 use room::Budget;
 
@@ -233,8 +233,14 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
     }
     if !c.life.may_run() {
         if !is_held_back(wanted, c) {
+            if let (Some(volume), true) = (&shape.config, shape.config_hash.is_some()) {
+                steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
+            }
             start(wanted, shape, &c.name, c.outside, steps);
         }
+        return;
+    }
+    if put_back(wanted, shape, c, actual, steps) {
         return;
     }
     if let Some(hash) = shape.live_hash
@@ -259,17 +265,32 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
     let (Some(digest), Some(seen)) = (wanted.flow_set, actual.flows.get(&c.id)) else { return };
     let Some(content) = actual.flow_sets.get(&digest) else { return };
     let (instance, id) = (wanted.name.clone(), c.id.clone());
-    if seen.hash != Some(*content) || seen.credentials_missing {
-        // The runtime still has what it was given, and shows it in another form: giving it again changes nothing.
-        let given = memory.deployed.get(&wanted.name).is_some_and(|(d, rev)| *d == digest && *rev == seen.rev);
-        if !given || seen.credentials_missing {
-            // Other credentials alone restart no node: a partial deploy would leave the broker's node without them.
-            let full = seen.credentials_missing || !memory.deployed.contains_key(&wanted.name);
-            steps.push(Step::DeployFlows { instance, id, digest, full });
-        }
+    let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(&seen.home)).filter(|g| g.digest == digest);
+    // The runtime still has what it was given, and shows it in another form: giving it again changes nothing. Or somebody
+    // edited it, and whoever wrote the spec wants to be told, or to have the edit.
+    let leave = given.is_some_and(|g| g.rev == seen.rev || wanted.drift != Drift::Enforce);
+    let leave_credentials = given.is_some() && (wanted.drift == Drift::Report || seen.hash != Some(*content) && leave);
+    let credentials = seen.credentials_wrong && !leave_credentials;
+    if seen.hash != Some(*content) && !leave || credentials {
+        // Other credentials alone restart no node: a partial deploy would leave the broker's node without them.
+        let full = credentials || !memory.deployed.contains_key(&wanted.name);
+        let (home, credentials) = (seen.home.clone(), credentials || !seen.credentials_held);
+        steps.push(Step::DeployFlows { instance, id, home, digest, full, credentials });
     } else if seen.stopped {
         steps.push(Step::StartFlows { instance, id });
     }
+}
+
+/// Rendered files that somebody changed. They are read when the container starts, so it ends, and gets them anew before it
+/// starts again. True when that is on its way.
+fn put_back(wanted: &Wanted, shape: &Shape, c: &Found, actual: &Actual, steps: &mut Vec<Step>) -> bool {
+    let seen = actual.config.get(&c.id);
+    let changed = shape.config_hash.is_some() && seen.is_some() && seen != shape.config_hash.as_ref();
+    if !changed || wanted.drift == Drift::Report || c.life != Life::Running {
+        return false;
+    }
+    stop(c, actual, steps);
+    true
 }
 
 /// A new container. Its volumes and files are there before an old one ends. Where two can stand side by side the new one

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 use redforge_shared::{
-    desired::{DesiredState, InstanceSpec, Workload},
-    ids::Name,
+    desired::{DesiredState, Drift, InstanceSpec, Workload},
+    ids::{Digest, Name},
     report::{Health, HostStatus, InstanceStatus, Sync},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +47,7 @@ pub fn desired(
             (None, false) => Blueprint::NoImage,
         },
         flow_set: spec.flow_set(),
+        drift: drift(spec),
         waits: waits.get(&spec.name).cloned(),
         // `survey` looks later.
         refused: false,
@@ -58,6 +59,31 @@ pub fn desired(
         instances: state.instances.iter().map(wanted).collect(),
         capacity,
     }
+}
+
+/// What happens to what somebody changed at the host.
+pub fn drift(spec: &InstanceSpec) -> Drift {
+    match &spec.workload {
+        Workload::NodeRed(w) => w.drift,
+        _ => Drift::Enforce,
+    }
+}
+
+/// Where a runtime keeps its flows: the volume that its container mounts, else the container itself.
+pub fn home_of(c: &ContainerSeen, homes: &BTreeMap<Name, String>) -> String {
+    let mounted = |home: &&String| home.split(' ').next().is_some_and(|volume| c.volumes.contains(volume));
+    homes.get(&c.instance).filter(mounted).unwrap_or(&c.id).clone()
+}
+
+/// Was this flow set given to the runtime in this container: is another content there an edit?
+pub fn was_given(
+    given: &BTreeMap<Name, plan::GivenAt>,
+    c: &ContainerSeen,
+    digest: Digest,
+    homes: &BTreeMap<Name, String>,
+) -> bool {
+    let at = given.get(&c.instance);
+    at.and_then(|at| at.get(&home_of(c, homes))).is_some_and(|g| g.digest == digest)
 }
 
 fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Shape {
@@ -74,6 +100,7 @@ fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Sha
         exclusive: !r.data.is_empty() || r.live.is_some() || !r.container.ports.is_empty(),
         data: r.data.clone(),
         config: r.config.as_ref().map(|f| f.volume.clone()),
+        config_hash: r.config_hash(),
         live: r.live.as_ref().map(|f| f.volume.clone()),
         live_hash: r.live_hash(),
         tells: matches!(spec.workload, Workload::Valkey(_) | Workload::Redis(_)),
@@ -92,6 +119,7 @@ pub fn actual(
     seen: &HostSeen,
     apps: &BTreeMap<String, AppSeen>,
     flow_sets: &FlowSets,
+    homes: &BTreeMap<Name, String>,
     ready: &BTreeSet<String>,
 ) -> plan::Actual {
     let ours = seen.containers.iter().filter(|c| c.state != ContainerState::Removing);
@@ -101,18 +129,22 @@ pub fn actual(
         volumes: seen.volumes.iter().map(|(n, v)| (n.clone(), volume(&v.instance, v.purpose))).collect(),
         helpers: seen.helpers.clone(),
         foreign: seen.foreign.clone(),
-        flow_sets: flow_sets.iter().map(|(d, f)| (*d, f.hash())).collect(),
+        flow_sets: flow_sets.iter().map(|(d, f)| (*d, f.hash)).collect(),
         ..plan::Actual::default()
     };
     for (id, app) in apps {
         match app {
-            AppSeen::NodeRed(s) if s.answers => {
+            AppSeen::NodeRed(s) => {
+                actual.config.extend(s.config.map(|hash| (id.clone(), hash)));
+                let Some(c) = seen.containers.iter().find(|c| c.id == *id).filter(|_| s.answers) else { continue };
                 let stopped = s.runtime.as_ref().is_some_and(|r| r.state == "stop" && r.error.is_none());
                 let flows = FlowsSeen {
                     hash: s.hash,
                     rev: s.rev.clone().unwrap_or_default(),
                     stopped,
-                    credentials_missing: s.credentials_missing,
+                    credentials_wrong: s.credentials_wrong,
+                    credentials_held: s.credentials_held,
+                    home: home_of(c, homes),
                 };
                 actual.flows.insert(id.clone(), flows);
             }
@@ -126,8 +158,7 @@ pub fn actual(
                     actual.models_lacking.insert(id.clone(), lacking.map(|m| m.name.clone()).collect());
                 }
             }
-            AppSeen::NodeRed(_)
-            | AppSeen::Mosquitto { .. }
+            AppSeen::Mosquitto { .. }
             | AppSeen::Ollama(None)
             | AppSeen::Cache(_)
             | AppSeen::Tika { .. }

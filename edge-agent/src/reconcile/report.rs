@@ -95,6 +95,8 @@ impl Reconciler {
             jobs: &self.jobs,
             probes: &self.probes,
             flow_sets: &self.flow_sets,
+            homes: &view.homes,
+            given: &view.given,
             before: before.instances.iter().find(|b| b.name == spec.name),
             dropped: self.dropped(view.homes.get(&spec.name)),
             scaled: view.counts.scaled.get(&spec.name).copied(),
@@ -314,7 +316,7 @@ impl Reconciler {
 
 /// The one of an instance's containers that a status speaks of: the one that serves under the instance's name, the right
 /// one before an outdated one.
-fn principal<'a>(view: &'a View, wanted: &plan::Wanted) -> Option<&'a ContainerSeen> {
+pub(super) fn principal<'a>(view: &'a View, wanted: &plan::Wanted) -> Option<&'a ContainerSeen> {
     let right = |c: &ContainerSeen| matches!(&wanted.blueprint, Blueprint::Ready(shape) if shape.hash == c.hash);
     let own = view.seen.containers.iter().filter(|c| c.instance == wanted.name);
     own.max_by_key(|c| (c.named && c.state == ContainerState::Running, right(c)))

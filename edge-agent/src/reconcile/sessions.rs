@@ -6,7 +6,7 @@
 use super::{ReconcileError, Reconciler, View, memory::Remembered};
 use crate::{
     runtime::{BrokersHeard, HostSeen},
-    workload::{self, Rendered, mosquitto},
+    workload::{self, Rendered, mosquitto, node_red},
 };
 use redforge_shared::{
     desired::{DesiredState, Workload},
@@ -15,18 +15,22 @@ use redforge_shared::{
 use std::collections::BTreeMap;
 use tokio::sync::watch;
 
-/// Where each broker keeps its sessions: its data volume, which another of the same name is not; a broker without one
-/// loses them with its container. A broker that has neither yet is left out.
+/// Where each broker keeps its sessions and each Node-RED its flows: its data volume, which another of the same name is not;
+/// one without a volume loses them with its container. What has neither yet is left out.
 pub fn homes(state: &DesiredState, rendered: &BTreeMap<Name, Rendered>, seen: &HostSeen) -> BTreeMap<Name, String> {
-    let brokers = state.instances.iter().filter(|i| matches!(i.workload, Workload::Mosquitto(_)));
-    let home = |name: &Name| {
+    let places = state.instances.iter().filter_map(|i| match i.workload {
+        Workload::Mosquitto(_) => Some((&i.name, mosquitto::DATA_PATH)),
+        Workload::NodeRed(_) => Some((&i.name, node_red::DATA_PATH)),
+        Workload::Ollama(_) | Workload::Container(_) => None,
+    });
+    let home = |name: &Name, path: &str| {
         let mut mounts = rendered.get(name)?.container.mounts.iter();
-        match mounts.find(|m| m.path.trim_end_matches('/') == mosquitto::DATA_PATH) {
+        match mounts.find(|m| m.path.trim_end_matches('/') == path) {
             Some(m) => seen.volumes.get(&m.volume).map(|v| format!("{} {}", m.volume, v.birth)),
             None => seen.containers.iter().find(|c| c.instance == *name && c.named).map(|c| c.id.clone()),
         }
     };
-    brokers.filter_map(|b| Some((b.name.clone(), home(&b.name)?))).collect()
+    places.filter_map(|(name, path)| Some((name.clone(), home(name, path)?))).collect()
 }
 
 impl Reconciler {

@@ -13,12 +13,20 @@ use serde_json::json;
 
 mod admin;
 mod comms;
+mod credentials;
 
 pub use admin::{NodeRedSeen, deploy, observe, start_flows};
 pub use comms::RuntimeEvent;
+pub use credentials::Credentials;
 
 /// Where Node-RED listens.
 pub const PORT: u16 = 1880;
+/// Where it keeps its flows and credentials.
+pub const DATA_PATH: &str = "/data";
+/// The file in there that holds the credentials, encrypted.
+pub const CREDENTIALS_FILE: &str = "flows_cred.json";
+/// What is rendered for it.
+pub const CONFIG_FILES: [&str; 1] = ["settings.js"];
 /// Below this path lies the admin API.
 pub const ADMIN_ROOT: &str = "/admin";
 /// The official image's user.
@@ -29,7 +37,7 @@ const BESIDE_HEAP_BYTES: u64 = 128 << 20;
 const DEFAULT_HEAP_MIB: u64 = 512;
 
 pub(super) fn secrets(instance: &Name) -> [SecretNeed; 2] {
-    [(token_name(instance), 32), (format!("node-red/{instance}/credential-secret"), 32)]
+    [(token_name(instance), 32), (credential_secret_name(instance), 32)]
 }
 
 fn token_name(instance: &Name) -> String {
@@ -39,6 +47,15 @@ fn token_name(instance: &Name) -> String {
 /// The agent's token for this instance's admin API.
 pub fn token(secrets: &Secrets, instance: &Name) -> String {
     secret_text(secrets, &token_name(instance))
+}
+
+/// What a credentials file of this instance holds; nothing, where it cannot be read with the instance's own secret.
+pub fn credentials(secrets: &Secrets, instance: &Name, file: &[u8]) -> Credentials {
+    credentials::open(file, &secret_text(secrets, &credential_secret_name(instance))).unwrap_or_default()
+}
+
+fn credential_secret_name(instance: &Name) -> String {
+    format!("node-red/{instance}/credential-secret")
 }
 
 pub(super) fn render(
@@ -64,10 +81,11 @@ pub(super) fn render(
     let heap = heap_mib(spec.resources.memory_bytes);
     env.entry("NODE_OPTIONS".into()).or_insert_with(|| format!("--max-old-space-size={heap}"));
 
-    let credential_secret = secret_text(around.secrets, &format!("node-red/{}/credential-secret", spec.name));
+    let credential_secret = secret_text(around.secrets, &credential_secret_name(&spec.name));
     let text = settings(&token(around.secrets, &spec.name), &credential_secret);
-    let file = File { name: "settings.js".into(), bytes: text.into_bytes(), uid: UID, mode: 0o400 };
+    let file = File { name: CONFIG_FILES[0].into(), bytes: text.into_bytes(), uid: UID, mode: 0o400 };
     let volume = around.names.config_volume(&spec.name, Files::hash(std::slice::from_ref(&file)));
+    rendered.config_is_watched = true;
     rendered.config = Some(Files { volume, path: CONFIG_PATH.into(), files: vec![file] });
     rendered.container.command = vec!["--settings".into(), format!("{CONFIG_PATH}/settings.js")];
     // Every node gets 15 s to close; after that Node-RED ends by itself.

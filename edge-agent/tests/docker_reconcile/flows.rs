@@ -53,7 +53,8 @@ async fn docker_flows_run_change_drift_and_fail_by_name() {
     let token = settings.split("token: \"").nth(1).and_then(|t| t.split('"').next()).expect("a token");
     let (edited, _) = Flows::from_value(saying("by hand")).expect("flows");
     // Drifted is what the status says between two passes; what lasts is that the edit was taken and then was gone.
-    let by_hand = redforge_edge::workload::node_red::deploy(address, token, &edited, true).await.expect("an edit");
+    let by_hand =
+        redforge_edge::workload::node_red::deploy(address, token, &edited, (true, true)).await.expect("an edit");
     let put_back = async {
         let mut again = tokio::time::interval(std::time::Duration::from_millis(100));
         while get(address, "/said").await != "two" || revision(address, token).await.is_none_or(|rev| rev == by_hand) {
@@ -67,7 +68,7 @@ async fn docker_flows_run_change_drift_and_fail_by_name() {
 }
 
 async fn revision(address: std::net::IpAddr, token: &str) -> Option<String> {
-    redforge_edge::workload::node_red::observe(address, token, None).await.rev
+    redforge_edge::workload::node_red::observe(address, token, None, None).await.rev
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,26 @@ pub struct Wait {
 pub enum FlowSetVerb {
     /// Push an unmodified editor export as the newest revision of a flow set
     Push(Push),
+    /// List flows that were edited at hosts whose instances adopt edits
+    Drafts {
+        /// Only those of this flow set
+        name: Option<String>,
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Make a draft the newest revision of its flow set: every instance that uses it gets the edit
+    Adopt(Adopt),
+}
+
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// The draft: FLOWSET/NUMBER
+    pub draft: String,
+    /// Although the flow set has a newer revision than the one that was edited
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 #[derive(Debug, Args)]

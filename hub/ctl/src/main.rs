@@ -7,6 +7,7 @@ mod changes;
 mod cli;
 mod config;
 mod connection;
+mod drafts;
 mod failure;
 mod first_steps;
 mod flow_sets;
@@ -47,6 +48,10 @@ async fn run(cli: Cli) -> Outcome {
     match cli.verb {
         Verb::Apply(a) => apply::run(settings, &a).await,
         Verb::Flowset(cli::FlowSetVerb::Push(a)) => flow_sets::push(settings, &a).await,
+        Verb::Flowset(cli::FlowSetVerb::Drafts { name, output }) => {
+            drafts::list(settings, name.as_deref(), output).await
+        }
+        Verb::Flowset(cli::FlowSetVerb::Adopt(a)) => drafts::adopt(settings, &a).await,
         Verb::Get(a) => get::run(settings, &a).await,
         Verb::Logs(a) => records::logs(settings, &a).await,
         Verb::Records(a) => records::list(settings, &a).await,

@@ -331,17 +331,18 @@ pub fn flow_sets(all: &[pb::FlowSet]) -> Listing {
             cell(f.node_count.to_string()),
             cell(human_bytes(f.size_bytes)),
             cell(words::age(f.created_at.as_ref())),
+            if f.draft_count > 0 { toned(f.draft_count.to_string(), Tone::Warn) } else { cell("0") },
             cell(f.credential_names.join(", ")),
         ]
     };
     let object = |f: &pb::FlowSet| {
         json!({"name": f.name, "digest": f.digest, "revision": f.revision, "sizeBytes": f.size_bytes,
-               "nodeCount": f.node_count, "credentialNames": f.credential_names,
+               "nodeCount": f.node_count, "draftCount": f.draft_count, "credentialNames": f.credential_names,
                "createdAt": words::time(f.created_at.as_ref())})
     };
     let objects: Vec<Value> = all.iter().map(object).collect();
     Listing {
-        head: vec!["NAME", "REVISION", "DIGEST", "NODES", "SIZE", "AGE", "CREDENTIALS LEFT OUT"],
+        head: vec!["NAME", "REVISION", "DIGEST", "NODES", "SIZE", "AGE", "DRAFTS", "CREDENTIALS LEFT OUT"],
         rows: all.iter().map(row).collect(),
         names: all.iter().map(|f| f.name.clone()).collect(),
         manifests: objects.clone(),

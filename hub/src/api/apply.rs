@@ -156,7 +156,7 @@ async fn put_staged(
     let Some(bytes) = changes.staged(digest).await? else {
         return Ok(Err(format!("its content {digest} was not pushed before")));
     };
-    let read = tokio::task::spawn_blocking(move || unpack(&bytes, Some(digest)).map(|(m, _)| (m, bytes))).await;
+    let read = tokio::task::spawn_blocking(move || unpack(&bytes, Some(digest)).map(|set| (set.manifest, bytes))).await;
     let Ok(Ok((manifest, bytes))) = read else { return Ok(Err("its content cannot be read".into())) };
     let set = NewFlowSet {
         name: name.clone(),

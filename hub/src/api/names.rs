@@ -27,6 +27,17 @@ pub fn instance(field: &str, text: &str) -> Result<(Name, Name), ApiError> {
     Err(ApiError::invalid(field, format!("'{}' is not hosts/HOST/instances/INSTANCE", shown(text))))
 }
 
+/// Flow set and number of flowsets/{flow set}/drafts/{number}.
+pub fn draft(field: &str, text: &str) -> Result<(Name, i64), ApiError> {
+    let parts: Vec<&str> = text.split('/').collect();
+    if let ["flowsets", name, "drafts", number] = parts[..]
+        && let (Ok(name), Ok(number)) = (name.parse(), number.parse())
+    {
+        return Ok((name, number));
+    }
+    Err(ApiError::invalid(field, format!("'{}' is not flowsets/FLOWSET/drafts/NUMBER", shown(text))))
+}
+
 /// Stream and sequence number of records/{stream}/{seq}.
 pub fn record(field: &str, text: &str) -> Result<(i64, i64), ApiError> {
     let number = |s: &str| s.parse::<i64>().ok().filter(|n| *n > 0);

@@ -1,6 +1,6 @@
 //! A flow set comes in pieces, is checked whole, and becomes a revision if its content is new.
-use super::{Api, ApiError, Caller, Role, names, sites::flow_set};
-use crate::store::changes::{Changed, NewFlowSet};
+use super::{Api, ApiError, Caller, Role, names};
+use crate::store::changes::NewFlowSet;
 use redforge_shared::{
     flows::{MAX_FLOW_SET_BYTES, unpack},
     ids::{Digest, Name},
@@ -67,7 +67,7 @@ impl Api {
             return Err(ApiError::invalid("chunk", problem));
         }
         let checked =
-            tokio::task::spawn_blocking(move || unpack(&bytes, Some(digest)).map(|(manifest, _)| (manifest, bytes)));
+            tokio::task::spawn_blocking(move || unpack(&bytes, Some(digest)).map(|set| (set.manifest, bytes)));
         let (manifest, bytes) = checked
             .await
             .map_err(|_| ApiError::invalid("chunk", "the flow set cannot be read"))?
@@ -87,12 +87,6 @@ impl Api {
         }
         let (changed, _) = changes.put_flow_set(&set).await?;
         changes.commit().await?;
-        let row = self.store.flow_set(name.as_str()).await?;
-        let users = self.store.flow_set_users(name.as_str()).await?;
-        Ok(pb::PushFlowSetResponse {
-            flow_set: row.map(flow_set),
-            changed: changed != Changed::Unchanged,
-            instances: users.into_iter().map(|(host, i)| format!("hosts/{host}/instances/{i}")).collect(),
-        })
+        self.pushed(&name, changed).await
     }
 }

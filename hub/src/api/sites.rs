@@ -59,5 +59,6 @@ pub(super) fn flow_set(row: FlowSetRow) -> pb::FlowSet {
         node_count: row.node_count as u32,
         credential_names: row.credential_names.0,
         created_at: Some(timestamp(row.created_at)),
+        draft_count: row.draft_count as u32,
     }
 }

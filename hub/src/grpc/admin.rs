@@ -57,6 +57,8 @@ door! {
         list_instances: ListInstancesRequest -> ListInstancesResponse,
         get_instance: GetInstanceRequest -> Instance,
         list_flow_sets: ListFlowSetsRequest -> ListFlowSetsResponse,
+        list_flow_set_drafts: ListFlowSetDraftsRequest -> ListFlowSetDraftsResponse,
+        adopt_flow_set_draft: AdoptFlowSetDraftRequest -> PushFlowSetResponse,
         create_token: CreateTokenRequest -> CreateTokenResponse,
         list_streams: ListStreamsRequest -> ListStreamsResponse,
         list_collections: ListCollectionsRequest -> ListCollectionsResponse,

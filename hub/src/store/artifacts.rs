@@ -31,7 +31,8 @@ impl Store {
     pub async fn drop_staged(&self, before: OffsetDateTime) -> Result<u64, StoreError> {
         let dropped = sqlx::query(
             "DELETE FROM artifact a WHERE created_at < $1 \
-             AND NOT EXISTS (SELECT 1 FROM flow_set f WHERE f.digest = a.digest)",
+             AND NOT EXISTS (SELECT 1 FROM flow_set f WHERE f.digest = a.digest) \
+             AND NOT EXISTS (SELECT 1 FROM flow_set_draft d WHERE d.digest = a.digest)",
         )
         .bind(before)
         .execute(&self.pool)

@@ -24,9 +24,9 @@ pub enum Changed {
 
 /// A request's changes, not yet committed. Dropping it undoes them.
 pub struct Changes {
-    tx: Transaction<'static, Postgres>,
-    at: OffsetDateTime,
-    actor: String,
+    pub(super) tx: Transaction<'static, Postgres>,
+    pub(super) at: OffsetDateTime,
+    pub(super) actor: String,
 }
 
 /// A flow set that was unpacked and checked.
@@ -164,7 +164,7 @@ impl Changes {
         Ok((changed, revision))
     }
 
-    async fn put_artifact(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) async fn put_artifact(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let inserted = sqlx::query(
             "INSERT INTO artifact (digest, size_bytes, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         )
@@ -298,7 +298,12 @@ impl Changes {
         Ok(rows.into_iter().map(|(name, spec)| (name, spec.0)).collect())
     }
 
-    async fn tell(&mut self, reason: &'static str, resource: String, message: String) -> Result<(), StoreError> {
+    pub(super) async fn tell(
+        &mut self,
+        reason: &'static str,
+        resource: String,
+        message: String,
+    ) -> Result<(), StoreError> {
         let event =
             events::NewEvent { at: self.at, reason, warning: false, resource, actor: self.actor.clone(), message };
         events::insert(&mut self.tx, &event).await

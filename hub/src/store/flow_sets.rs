@@ -1,6 +1,6 @@
 //! Flow sets as operators read them. Their bytes are artifacts.
 use super::{Act, Store, StoreError};
-use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, types::Json};
 use time::OffsetDateTime;
 
 /// The newest revision of a flow set.
@@ -13,14 +13,20 @@ pub struct FlowSetRow {
     pub node_count: i32,
     pub credential_names: Json<Vec<String>>,
     pub created_at: OffsetDateTime,
+    /// Drafts that nobody has adopted.
+    pub draft_count: i64,
 }
+
+/// A flow set's row with the number of its open drafts.
+const COLUMNS: &str = "f.*, (SELECT count(*) FROM flow_set_draft d WHERE d.flow_set = f.name AND d.adopted_revision IS NULL) \
+                       AS draft_count";
 
 impl Store {
     /// Newest revisions of the flow sets after `after` by name.
     pub async fn list_flow_sets(&self, after: &str, limit: u32) -> Result<Vec<FlowSetRow>, StoreError> {
-        sqlx::query_as(
-            "SELECT DISTINCT ON (name) * FROM flow_set WHERE name > $1 ORDER BY name, revision DESC LIMIT $2",
-        )
+        sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT DISTINCT ON (f.name) {COLUMNS} FROM flow_set f WHERE f.name > $1 ORDER BY f.name, f.revision DESC LIMIT $2",
+        )))
         .bind(after)
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
@@ -30,11 +36,13 @@ impl Store {
 
     /// The newest revision of this flow set.
     pub async fn flow_set(&self, name: &str) -> Result<Option<FlowSetRow>, StoreError> {
-        sqlx::query_as("SELECT * FROM flow_set WHERE name = $1 ORDER BY revision DESC LIMIT 1")
-            .bind(name)
-            .fetch_optional(&self.pool)
-            .await
-            .act("reading a flow set")
+        sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM flow_set f WHERE f.name = $1 ORDER BY f.revision DESC LIMIT 1",
+        )))
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await
+        .act("reading a flow set")
     }
 
     /// Instances that run the flow set: host and instance names.

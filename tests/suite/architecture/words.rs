@@ -21,6 +21,8 @@ const SENDERS: &[(&str, &[&str])] = &[
     ("control_client", &["edge-agent/src/link"]),
     // Digests that the desired state names.
     ("artifacts_client", &["edge-agent/src/link"]),
+    // Edited flows where edits are adopted: only what the gate released.
+    ("drafts_client", &["edge-agent/src/link"]),
     // Enroll and renew: keys, a token, facts.
     ("enrollment_client", &["edge-agent/src/link", "edge-agent/src/enroll"]),
 ];
@@ -91,8 +93,8 @@ pub fn check_parsed(file: &Source, parsed: &Parsed, found: &mut Vec<Breach>) {
         }
     }
     if !in_room(&file.path, "edge-agent/src/privacy") {
-        for (line, _) in parsed.made.iter().filter(|(_, name)| name == "Released") {
-            add("released-only-by-the-gate", *line, "makes a Released".into());
+        for (line, _) in parsed.made.iter().filter(|(_, name)| name == "Released" || name == "ReleasedDraft") {
+            add("released-only-by-the-gate", *line, "makes what only the gate releases".into());
         }
     }
 }

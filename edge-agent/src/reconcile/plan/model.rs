@@ -1,6 +1,10 @@
 //! The plain data that planning reads, and the closed list of steps that it writes.
 use super::room::{Capacity, Claim};
-use redforge_shared::ids::{Digest, Name};
+use redforge_shared::{
+    desired::Drift,
+    ids::{Digest, Name},
+};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -49,6 +53,8 @@ pub struct Wanted {
     pub image: String,
     pub blueprint: Blueprint,
     pub flow_set: Option<Digest>,
+    /// What happens to what somebody changed at the host.
+    pub drift: Drift,
     /// The broker that has to hold the agent's session before this is started for the first time.
     pub waits: Option<Name>,
     /// A new container, or what it fetches, would not fit: nothing new is begun.
@@ -85,6 +91,8 @@ pub struct Shape {
     /// Data volumes that each replica has for itself, by number.
     pub own: Vec<BTreeSet<String>>,
     pub config: Option<String>,
+    /// Of a kind whose rendered files are looked at again: their hash as it can be read back.
+    pub config_hash: Option<Digest>,
     pub live: Option<String>,
     pub live_hash: Option<Digest>,
     /// What was observed of its live files is what it has read: nothing about reading them is remembered.
@@ -110,8 +118,19 @@ pub struct Memory {
     pub failed: BTreeMap<Name, Digest>,
     /// Which start of the container has read which live files.
     pub applied: BTreeMap<Name, String>,
-    /// Flow set given last, with the revision that the runtime gave it.
-    pub deployed: BTreeMap<Name, (Digest, String)>,
+    /// Flow set given last, by where the runtime keeps its flows: each replica has a place of its own.
+    pub deployed: BTreeMap<Name, GivenAt>,
+}
+
+/// Flow sets by the place that they were given to: another volume, or another container without one, was given nothing yet.
+pub type GivenAt = BTreeMap<String, Given>;
+
+/// A flow set that a runtime was given, or was found to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    pub digest: Digest,
+    /// The revision that the runtime gave it.
+    pub rev: String,
 }
 
 /// What is there.
@@ -126,6 +145,8 @@ pub struct Actual {
     pub foreign: BTreeSet<String>,
     /// Hash of the live files as read back, by container.
     pub live: BTreeMap<String, Digest>,
+    /// Hash of the rendered files as read back, by container.
+    pub config: BTreeMap<String, Digest>,
     /// Flow sets on the host, with the hash of their flows.
     pub flow_sets: BTreeMap<Digest, Digest>,
     /// What answering runtimes run, by container.
@@ -201,7 +222,12 @@ pub struct FlowsSeen {
     pub rev: String,
     /// Stopped without an error: somebody stopped them.
     pub stopped: bool,
-    pub credentials_missing: bool,
+    /// Nodes lack the credentials that were declared for them, or have others.
+    pub credentials_wrong: bool,
+    /// It holds every credential that is declared, for nodes that are not there yet too.
+    pub credentials_held: bool,
+    /// Where it keeps its flows.
+    pub home: String,
 }
 
 /// Names of what is done in the background.
@@ -246,7 +272,7 @@ pub enum Step {
     Start { instance: Name, container: String },
     TakeName { instance: Name, container: String },
     Reload { instance: Name, id: String, applied: String },
-    DeployFlows { instance: Name, id: String, digest: Digest, full: bool },
+    DeployFlows { instance: Name, id: String, home: String, digest: Digest, full: bool, credentials: bool },
     StartFlows { instance: Name, id: String },
     PullModel { instance: Name, id: String, model: String },
     RemoveVolume { instance: Name, volume: String },

@@ -32,6 +32,7 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
             ..Shape::default()
         })),
         flow_set: None,
+        drift: Drift::Enforce,
         waits: None,
         refused: false,
     }
@@ -272,19 +273,57 @@ fn flows_are_deployed_while_the_container_runs() {
     assert_eq!(text(&desired, &memory, &actual), "", "a runtime that does not answer yet is left alone");
     actual.flows = [("id-f".to_owned(), seen("nothing", "r0"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy full {short}"));
-    memory.deployed = BTreeMap::from([(name("f"), (digest("set"), "r1".to_owned()))]);
+    let given = Given { digest: digest("set"), rev: "r1".into() };
+    memory.deployed = BTreeMap::from([(name("f"), BTreeMap::from([(String::new(), given)]))]);
     actual.flows = [("id-f".to_owned(), seen("edited", "r2"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy flows {short}"), "an edit by hand is put back");
     actual.flows = [("id-f".to_owned(), seen("other form", "r1"))].into();
     assert_eq!(text(&desired, &memory, &actual), "", "what was given is not given for ever");
     actual.flows = [("id-f".to_owned(), FlowsSeen { stopped: true, ..seen("content", "r1") })].into();
     assert_eq!(text(&desired, &memory, &actual), "f: start flows");
-    actual.flows = [("id-f".to_owned(), FlowsSeen { credentials_missing: true, ..seen("content", "r1") })].into();
+    actual.flows = [("id-f".to_owned(), FlowsSeen { credentials_wrong: true, ..seen("content", "r1") })].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy full {short}"));
     actual.flows = [("id-f".to_owned(), seen("content", "r1"))].into();
     assert_eq!(text(&desired, &memory, &actual), "");
     actual.flow_sets.clear();
     assert_eq!(text(&desired, &memory, &actual), format!("f: want blob {short}"));
+}
+
+/// Each kind of edit under each policy: what is put back, and what is left to be told or adopted.
+#[test]
+fn edits_are_put_back_or_left_as_the_policy_says() {
+    let mut flows = wanted("f", 3, "h");
+    flows.flow_set = Some(digest("set"));
+    let s = shape(&mut flows);
+    (s.config, s.config_hash) = (Some("rf-f-cfg-1".into()), Some(digest("settings")));
+    let mut actual = running([found("f", "h", Life::Running)]);
+    actual.flow_sets = [(digest("set"), digest("content"))].into();
+    let given = |home: &str| GivenAt::from([(home.to_owned(), Given { digest: digest("set"), rev: "r1".into() })]);
+    let mut said = String::new();
+    let edits = [("nothing", false, false, false), ("flows", true, false, false), ("credentials", false, true, false)];
+    let both = ("flows and credentials", true, true, false);
+    for drift in [Drift::Enforce, Drift::Report, Drift::Adopt] {
+        flows.drift = drift;
+        for (what, edited, credentials_wrong, settings) in
+            edits.into_iter().chain([both, ("settings", false, false, true)])
+        {
+            let (content, rev) = if edited { ("edited", "r2") } else { ("content", "r1") };
+            let (hash, rev) = (Some(digest(content)), rev.to_owned());
+            let seen = FlowsSeen { hash, rev, credentials_wrong, home: "home".into(), ..FlowsSeen::default() };
+            actual.flows = [("id-f".to_owned(), seen)].into();
+            let config = if settings { "other settings" } else { "settings" };
+            actual.config = [("id-f".to_owned(), digest(config))].into();
+            for (where_given, home) in [("", "home"), (" in another volume", "other")] {
+                let memory = Memory { deployed: [(name("f"), given(home))].into(), ..Memory::default() };
+                let steps = text(&desired([flows.clone()]), &memory, &actual);
+                said += &format!("{drift:?}, {what}{where_given}: {}\n", if steps.is_empty() { "-" } else { &steps });
+            }
+        }
+    }
+    insta::assert_snapshot!(said);
+    // It ended to be started with what it shall have.
+    actual.containers[0].life = Life::Down;
+    assert_eq!(text(&desired([flows]), &Memory::default(), &actual), "f: put config into rf-f-cfg-1\nf: start rf-f-0",);
 }
 
 #[test]

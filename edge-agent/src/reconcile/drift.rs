@@ -1,0 +1,70 @@
+//! What a pass learns about edits at the host: which flow set runs where, and which edited flows are to go up as drafts.
+//!
+//! Whether an edit is put back is planned, and what is said of it is assessed; here only what follows from having looked.
+use super::{
+    ReconcileError, Reconciler, View,
+    memory::Remembered,
+    observe::AppSeen,
+    plan::{Blueprint, Given},
+    reduce::{drift, home_of, was_given},
+    report::principal,
+};
+use crate::{privacy::RawDraft, workload::node_red::NodeRedSeen};
+use redforge_shared::{
+    desired::{Drift, InstanceSpec},
+    flows::{self, FlowSet},
+    ids::Digest,
+};
+
+impl Reconciler {
+    /// A runtime that has the flows it shall have was given them, whoever gave them: another content there is an edit from
+    /// now on.
+    pub(super) async fn note_given(&self, view: &View, memory: &mut Remembered) -> Result<(), ReconcileError> {
+        for wanted in &view.desired.instances {
+            let (Some(digest), Blueprint::Ready(shape)) = (wanted.flow_set, &wanted.blueprint) else { continue };
+            let Some(set) = self.flow_sets.get(&digest) else { continue };
+            for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
+                let Some(AppSeen::NodeRed(seen)) = view.apps.get(&c.id) else { continue };
+                if let (true, Some(rev)) = (seen.hash == Some(set.hash) && !seen.credentials_wrong, &seen.rev) {
+                    let given = Given { digest, rev: rev.clone() };
+                    memory.set_deployed(&self.deps.ledger, &wanted.name, &home_of(c, &view.homes), given).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers the flows that were edited where the spec says that edits are adopted.
+    pub(super) fn publish_edited(&self, view: &View) {
+        let before = self.edited.borrow().clone();
+        let mut drafts = Vec::new();
+        for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
+            let Some(c) = principal(view, wanted).filter(|_| drift(spec) == Drift::Adopt) else { continue };
+            let (Some(base), Some(AppSeen::NodeRed(seen))) = (wanted.flow_set, view.apps.get(&c.id)) else { continue };
+            let Some(set) = self.flow_sets.get(&base) else { continue };
+            if !was_given(&view.given, c, base, &view.homes) {
+                continue;
+            }
+            let content = seen.edited.as_ref().and(seen.hash);
+            let same = |d: &&RawDraft| d.instance == spec.name && d.base == base && Some(d.content) == content;
+            match before.iter().find(same) {
+                Some(known) => drafts.push(known.clone()),
+                None => drafts.extend(content.and_then(|content| draft(spec, (base, set), content, seen))),
+            }
+        }
+        self.edited.send_if_modified(|d| std::mem::replace(d, drafts.clone()) != drafts);
+    }
+}
+
+/// The flow set that the instance was given, with the flows that it has now.
+fn draft(
+    spec: &InstanceSpec,
+    (base, set): (Digest, &FlowSet),
+    content: Digest,
+    seen: &NodeRedSeen,
+) -> Option<RawDraft> {
+    let flows = seen.edited.as_ref()?;
+    tracing::info!(instance.name = %spec.name, flows.hash = %content, "flows were edited at the host: a draft goes up");
+    let tar = flows::pack(flows, &set.manifest.credential_names).into();
+    Some(RawDraft { instance: spec.name.clone(), base, content, tar })
+}
