@@ -4,7 +4,7 @@
 //! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
 use crate::{
     link::dial::HubUrl,
-    reconcile::{deadlines::Deadlines, preflight::Limits},
+    reconcile::{clean_up::CleanUp, deadlines::Deadlines, preflight::Limits},
 };
 use serde::Deserialize;
 use std::{
@@ -12,6 +12,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+mod blocks;
+
+use blocks::{check_block, loopback};
 
 /// Prefix of the environment variables that override settings: `REDFORGE_EDGE__RUNTIME__POOL` is `[runtime] pool`.
 pub const ENV_PREFIX: &str = "REDFORGE_EDGE__";
@@ -58,6 +62,8 @@ struct Written {
     site: WrittenSite,
     /// Where instances hand in records.
     gateway: WrittenGateway,
+    /// Images and models that nothing needs any more.
+    clean_up: WrittenCleanUp,
     /// Logging.
     log: WrittenLog,
 }
@@ -138,6 +144,15 @@ struct WrittenGateway {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct WrittenCleanUp {
+    /// Remove images and models that this agent brought and nothing needs any more, `true` or `false`; default: `true`.
+    enabled: Option<bool>,
+    /// Seconds, 0 to 31536000, for which something must have been unneeded before it is removed; default: 86400 (a day).
+    min_age_s: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct WrittenLog {
     /// Tracing filter, such as `info` or `info,redforge_edge::link=debug`; default: `info`.
     filter: Option<String>,
@@ -158,6 +173,7 @@ pub struct Config {
     pub max_hold: Duration,
     /// Port on the internal bridge where instances hand in records.
     pub gateway_port: u16,
+    pub clean_up: CleanUp,
     /// Tracing filter.
     pub log_filter: String,
     /// Standard error goes to systemd's journal.
@@ -215,6 +231,7 @@ impl Config {
             },
             "gateway": {"port": self.gateway_port},
             "site": {"max_hold_s": self.max_hold.as_secs()},
+            "clean_up": {"enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs()},
             "log": {"filter": self.log_filter},
         });
         // TOML has no word for nothing.
@@ -416,6 +433,7 @@ impl Written {
             outbox,
             gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
+            clean_up: CleanUp::of(self.clean_up.enabled, self.clean_up.min_age_s).map_err(value)?,
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),
             sudo_user: env.get("SUDO_USER").map(str::to_owned),
@@ -464,25 +482,6 @@ fn deadlines(written: &WrittenRuntime) -> Result<Deadlines, String> {
         healthy: within("start_deadline_s", written.start_deadline_s, d.healthy, (10, 86_400))?,
         hot_deploy: within("deploy_deadline_s", written.deploy_deadline_s, d.hot_deploy, (5, 3_600))?,
     })
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let addr: SocketAddr =
-        text.parse().map_err(|_| format!("page.listen: '{text}' is neither ADDRESS:PORT nor off"))?;
-    if addr.ip().is_loopback() { Ok(addr) } else { Err(format!("page.listen: {addr} is not a loopback address")) }
-}
-
-/// An IPv4 block that has room for a network of length `longest`.
-fn check_block(name: &str, text: &str, longest: u8) -> Result<(), String> {
-    let bad = || format!("{name}: '{text}' is not an IPv4 block such as 10.231.64.0/18");
-    let (addr, len) = text.split_once('/').ok_or_else(bad)?;
-    let addr: Ipv4Addr = addr.parse().map_err(|_| bad())?;
-    let len: u8 = len.parse().map_err(|_| bad())?;
-    if !(8..=longest).contains(&len) {
-        return Err(format!("{name}: /{len} is not within /8 to /{longest}"));
-    }
-    let host_bits = u32::from(addr) & (u32::MAX >> len);
-    if host_bits == 0 { Ok(()) } else { Err(format!("{name}: '{text}' has address bits behind its length")) }
 }
 
 #[cfg(test)]

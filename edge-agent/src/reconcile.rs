@@ -11,12 +11,14 @@ use crate::{
     },
     workload::{self, Rendered, Secrets, Surroundings, Unmet},
 };
+use bring::Shelf;
 use choose::Chosen;
+use clean_up::{CleanUp, Unneeded};
 use deadlines::Deadlines;
 pub use fault::ReconcileError;
 pub use fold::capacity;
 use futures_util::{StreamExt, stream::BoxStream};
-use jobs::{Brought, Jobs};
+use jobs::Jobs;
 use knock::Doors;
 use memory::Remembered;
 use observe::{AppSeen, FlowSets};
@@ -24,15 +26,14 @@ use probes::Probes;
 use redforge_shared::{
     clock::SharedClock,
     daemon::Pulse,
-    desired::{DesiredState, Workload},
+    desired::DesiredState,
     error::Chain,
-    flows,
     ids::{Digest, HostId, Name},
     report::{Health, HostStatus, Phase, Sync},
 };
 use scaling::Counts;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -44,12 +45,15 @@ use tokio_util::sync::CancellationToken;
 use trial::Trials;
 
 mod assess;
+mod bring;
 mod choose;
+pub mod clean_up;
 pub mod crashes;
 pub mod deadlines;
 mod drift;
 mod execute;
 mod fault;
+mod fetches;
 mod fold;
 mod jobs;
 mod knock;
@@ -100,6 +104,8 @@ pub struct Deps {
     pub brokers_heard: Option<watch::Receiver<BrokersHeard>>,
     /// What the host has for its instances; none = not known, and taken as enough.
     pub capacity: Option<plan::room::Capacity>,
+    /// When images and models that nothing needs are removed.
+    pub clean_up: CleanUp,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -116,6 +122,11 @@ pub struct Reconciler {
     said: survey::Said,
     doors: Doors,
     probes: Probes,
+    shelf: Shelf,
+    /// What nothing needs any more.
+    unneeded: watch::Sender<Vec<Unneeded>>,
+    /// The accepted state whose blobs alone are left.
+    swept: Option<Digest>,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
     told: Mutex<Option<OffsetDateTime>>,
@@ -173,6 +184,9 @@ impl Reconciler {
         let jobs = Jobs::default();
         Self {
             names: Names::new(deps.host),
+            shelf: Shelf { ledger: deps.ledger.clone(), folder: deps.blobs.join("sha256") },
+            unneeded: watch::Sender::default(),
+            swept: None,
             deps,
             memory: None,
             secrets: Secrets::new(),
@@ -196,6 +210,11 @@ impl Reconciler {
     /// The host as the last pass found it.
     pub fn status(&self) -> watch::Receiver<HostStatus> {
         self.status.subscribe()
+    }
+
+    /// Images and models that nothing needs any more, and when they go.
+    pub fn unneeded(&self) -> watch::Receiver<Vec<Unneeded>> {
+        self.unneeded.subscribe()
     }
 
     /// Brokers that records are collected from.
@@ -311,14 +330,12 @@ impl Reconciler {
     ) -> Result<Pace, ReconcileError> {
         let ledger = self.deps.ledger.clone();
         for brought in self.jobs.take_ended() {
-            if let Brought::Image { reference, image } = brought {
-                memory.set_image(&ledger, &reference, Some(image)).await?;
-            }
+            fetches::remember(&ledger, memory, brought).await?;
         }
         memory.forget_others(&ledger, &accepted.state).await?;
 
         let mut view = self.look(accepted, memory).await?;
-        self.jobs.keep_wanted(&wanted_fetches(&view.chosen.state));
+        self.jobs.keep_wanted(&fetches::wanted(&view.chosen.state));
         self.remember_sessions(&view, memory).await?;
         self.remember_crashes(&view, memory).await?;
         self.keep_asking(&view);
@@ -346,6 +363,7 @@ impl Reconciler {
             deadlines: &self.deps.deadlines,
             memory,
             jobs: &mut self.jobs,
+            shelf: &self.shelf,
         };
         let faults = deeds.take_all(&steps).await;
         self.remember_failures(&view, &faults, memory).await?;
@@ -353,6 +371,7 @@ impl Reconciler {
         self.note_given(&view, memory).await?;
         self.publish_edited(&view);
         self.end_trials(&view, &ready, &faults, memory).await?;
+        self.clean_up(&view, memory).await?;
         self.wake = self.next_look(&view, memory);
         self.publish_sources(&view);
         self.remember_doors(&view);
@@ -430,29 +449,17 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Reads flow sets that have arrived. A damaged one is removed: planning then wants it again.
-    async fn read_flow_sets(&mut self, state: &DesiredState) {
-        let needed: Vec<Digest> = state.instances.iter().filter_map(|i| i.flow_set()).collect();
-        self.flow_sets.retain(|d, _| needed.contains(d));
-        for digest in needed {
-            if self.flow_sets.contains_key(&digest) {
-                continue;
-            }
-            let path = self.deps.blobs.join("sha256").join(digest.hex());
-            let fits = tokio::fs::metadata(&path).await.is_ok_and(|m| m.len() <= flows::MAX_FLOW_SET_BYTES as u64);
-            if !fits {
-                continue;
-            }
-            let Ok(bytes) = tokio::fs::read(&path).await else { continue };
-            match flows::unpack(&bytes, Some(digest)) {
-                Ok(set) => drop(self.flow_sets.insert(digest, Arc::new(set))),
-                Err(e) => {
-                    tracing::warn!(blob = %digest, error = %Chain(&e), "flow set is damaged, fetching it again");
-                    // If it cannot be removed it is found damaged again.
-                    drop(tokio::fs::remove_file(&path).await);
-                }
-            }
+    /// The subnet set by hand, else the one kept, else the pool in order.
+    async fn subnets(&self) -> Result<Vec<String>, ReconcileError> {
+        if let Some(subnet) = &self.deps.subnet {
+            return Ok(vec![subnet.clone()]);
         }
+        let kept = self.deps.ledger.kv_get(execute::SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
+        let kept = kept.and_then(|b| String::from_utf8(b).ok());
+        let routes = survey::host_routes();
+        // One that hides a network of the host would cut it off.
+        let free = self.deps.pool.subnets().filter(|s| !survey::overlaps(s, &routes));
+        Ok(kept.into_iter().chain(free).collect())
     }
 }
 
@@ -468,17 +475,6 @@ async fn a_newer_one(ledger: Ledger, begun: Option<(u64, Digest)>) {
         }
     }
     tokio::time::sleep(GRACE).await;
-}
-
-/// Everything that this state may have fetched.
-fn wanted_fetches(state: &DesiredState) -> BTreeSet<String> {
-    let mut wanted: BTreeSet<String> = state.instances.iter().map(|i| plan::job_key::image(&i.image)).collect();
-    for spec in &state.instances {
-        if let Workload::Ollama(o) = &spec.workload {
-            wanted.extend(o.models.iter().map(|m| plan::job_key::model(&spec.name, &m.name)));
-        }
-    }
-    wanted
 }
 
 fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {

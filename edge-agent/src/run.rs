@@ -123,8 +123,10 @@ async fn start(
         gateway_port: config.gateway_port,
         brokers_heard: Some(brokers_heard),
         capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
+        clean_up: config.clean_up,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
+    let unneeded = reconciler.unneeded();
     // Before the outbox: while that is not open yet, whoever hands something in is told to come back.
     let (tools_out, tools_in) = watch::channel(None);
     let ingest = collect::http::Deps {
@@ -169,7 +171,8 @@ async fn start(
     tasks.spawn("link", link.run(tasks.pulse("link", HANGS), stop.clone()));
     tasks.spawn("ledger", give_up_when_broken(ledger.clone(), stop.clone()));
 
-    stage.send_replace(Stage::Working(Box::new(Sources { link: link_view, status, outbox, facts, ledger })));
+    let sources = Sources { link: link_view, status, outbox, facts, ledger, unneeded };
+    stage.send_replace(Stage::Working(Box::new(sources)));
     tracing::info!(host.id = %enrolled.host_id, host.name = %enrolled.name, start_no, "agent at work");
     daemon::notify_ready(&format!("host {}", enrolled.name));
     ready_line(&enrolled);

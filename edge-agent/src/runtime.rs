@@ -15,6 +15,7 @@ use std::{
     fmt,
     future::Future,
     net::{IpAddr, SocketAddr},
+    path::Path,
     pin::Pin,
 };
 
@@ -452,6 +453,15 @@ pub trait Runtime: Send + Sync {
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
     /// The image; fetched from its registry when it is not on the host. The meter is told how far that is.
     fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
+    /// Gives the engine an image out of a tar of `docker save`, under this reference. The meter is told how far that is.
+    fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
+    /// Lets a reference mean this image.
+    fn tag_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<()>>;
+    /// Takes this name from an image, and removes the image where that was its last. False: something uses it, and it
+    /// stays. One that is gone, or has only other names, is fine.
+    fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>>;
+    /// Puts files, and the folders they need, below a folder of a container that may run.
+    fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, files: &'a [File]) -> Boxed<'a, Done<()>>;
     /// A container's output from the whole second `since_s` (since 1970) on, and on; ends with the container.
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>>;
     /// Fires when something of this host may have changed. A hint: it carries nothing and may be lost.

@@ -57,6 +57,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         facts: HostFacts::default(),
         warnings: Vec::new(),
         holds: Vec::new(),
+        unneeded: Vec::new(),
     };
     if !config.state_dir.join("identity").exists() {
         return Ok(view);
@@ -144,6 +145,14 @@ pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
     for i in view.status.iter().flat_map(|s| &s.instances).filter(|i| i.messages_dropped > 0) {
         let dropped = grouped(i.messages_dropped);
         all.push(format!("Warning: {} has thrown {dropped} messages away for want of room.", i.name));
+    }
+    for u in &view.unneeded {
+        let when = match u.removed_at {
+            Some(at) if at <= view.at => "is removed as soon as nothing uses it".to_owned(),
+            Some(at) => format!("is removed in {}", span((at - view.at).whole_seconds())),
+            None => "stays: clean-up is switched off".to_owned(),
+        };
+        all.push(format!("Unneeded: {} {} {when}.", u.kind, u.name));
     }
     all.extend(view.warnings.iter().map(|w| format!("Warning: {w}.")));
     if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {

@@ -2,12 +2,13 @@
 //!
 //! Doors (gRPC, REST, pages) translate and call these; they decide nothing. Deliberately unknown here: tonic's server,
 //! axum, cookies and headers. Step two of the flow down: door -> `api` -> `store`.
-use crate::{embed::Embed, pki::Pki, store::Store};
+use crate::{depot::Depot, embed::Embed, pki::Pki, store::Store};
 use redforge_shared::clock::SharedClock;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 mod apply;
+mod artifacts;
 pub mod callers;
 mod drafts;
 mod error;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub heartbeat: Duration,
     /// Embeds the text of searches, if there is one.
     pub embed: Option<Embed>,
+    /// Where images and models lie.
+    pub depot: Depot,
 }
 
 /// The verbs.
@@ -50,6 +53,7 @@ pub struct Api {
     public_url: String,
     heartbeat: Duration,
     embed: Option<Embed>,
+    depot: Depot,
     uploads: Arc<Semaphore>,
 }
 
@@ -63,6 +67,7 @@ impl Api {
             public_url: parts.public_url,
             heartbeat: parts.heartbeat,
             embed: parts.embed,
+            depot: parts.depot,
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
         })
     }

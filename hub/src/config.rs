@@ -34,6 +34,9 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub embed_url: Option<String>,
     pub standin: bool,
+    /// Folder of pushed images and models.
+    pub artifacts_dir: PathBuf,
+    pub max_blob_bytes: u64,
     pub lifetimes: Lifetimes,
     pub session: SessionConfig,
     /// Days for which a class is kept; a class that is not in it is kept for ever.
@@ -168,6 +171,13 @@ impl Raw {
         if let Some(url) = &self.search.embed_url {
             crate::embed::Embed::new(url, self.search.standin).map_err(|e| value("search.embed_url", e.to_string()))?;
         }
+        let artifacts_dir = match &self.artifacts.url {
+            Some(url) => crate::depot::folder(url).map_err(|e| value("artifacts.url", e.to_string()))?,
+            None => state_dir.join("artifacts"),
+        };
+        if !(1 << 20..=1 << 40).contains(&self.artifacts.max_blob_bytes) {
+            return Err(value("artifacts.max_blob_bytes", "must be between 1048576 and 1099511627776"));
+        }
         let max = self.database.max_connections.unwrap_or(20);
         if !(2..=1000).contains(&max) {
             return Err(value("database.max_connections", "must be between 2 and 1000"));
@@ -186,6 +196,8 @@ impl Raw {
             run_dir,
             embed_url: self.search.embed_url.as_ref().map(|u| u.trim_end_matches('/').to_owned()),
             standin: self.search.standin,
+            artifacts_dir,
+            max_blob_bytes: self.artifacts.max_blob_bytes,
             lifetimes: self.lifetimes()?,
             session: self.session()?,
             retention: self.retention()?,

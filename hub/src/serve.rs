@@ -5,6 +5,7 @@
 use crate::{
     api::{Api, Parts, Role, callers},
     config::Config,
+    depot::Depot,
     dev_postgres::{self, DevPostgres},
     door::{Door, Limits, tls_source},
     embed::Embed,
@@ -56,6 +57,7 @@ struct House {
     stop: tokio_util::sync::CancellationToken,
     clock: SharedClock,
     store: Store,
+    depot: Depot,
     hints: Hints,
     sessions: Sessions,
     pki: Pki,
@@ -77,7 +79,9 @@ pub async fn run(config: Config, dev: bool) -> anyhow::Result<()> {
     let postgres_tasks = Tasks::new();
     let (database, postgres) = own_database(&config, dev, &postgres_tasks).await?;
     let store = Store::open(&database)?;
+    let depot = Depot::new(config.artifacts_dir.clone(), config.max_blob_bytes);
     let house = House {
+        depot,
         hints: Hints::new(),
         sessions: Sessions::default(),
         pki: Pki::new(config.lifetimes),
@@ -131,6 +135,7 @@ impl House {
             public_url: public_url(&self.config, self.dev, agents),
             heartbeat: self.config.session.heartbeat,
             embed,
+            depot: self.depot.clone(),
         }))
     }
 
@@ -161,6 +166,8 @@ impl House {
             "wake_sessions",
             loops::wake_sessions::run(store.clone(), hints.clone(), sessions.clone(), stop.clone()),
         );
+        let sweeper = loops::sweep_artifacts::run(store.clone(), self.depot.clone(), clock.clone(), stop.clone());
+        tasks.spawn("sweep_artifacts", sweeper);
         tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
         tasks.spawn(
             "index_vectors",
@@ -185,7 +192,7 @@ impl House {
             self.config.session,
             tasks.clone(),
         ))
-        .add_service(grpc::artifacts::Service::server(store.clone(), peers.clone(), tasks.clone()))
+        .add_service(grpc::artifacts::Service::server(store.clone(), self.depot.clone(), peers.clone(), tasks.clone()))
         .add_service(grpc::drafts::Service::server(store.clone(), peers.clone(), clock.clone()))
         .add_service(grpc::telemetry::Service::server(
             store.clone(),

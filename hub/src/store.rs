@@ -31,6 +31,7 @@ pub mod overview;
 pub mod partitions;
 mod pgcopy;
 pub mod prune;
+pub mod pushed;
 pub mod records;
 pub mod reports;
 pub mod search;

@@ -13,6 +13,7 @@ pub mod liveness;
 pub mod partitions;
 pub mod prune;
 pub mod publish_desired;
+pub mod sweep_artifacts;
 pub mod wake_sessions;
 
 /// Waits between two passes of a loop.

@@ -94,6 +94,21 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// Digest of everything that a reader gives.
+    pub fn of_reader(mut from: impl std::io::Read) -> std::io::Result<Self> {
+        use sha2::Digest as _;
+        let mut sha = sha2::Sha256::new();
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            match from.read(&mut piece) {
+                Ok(0) => return Ok(Self(sha.finalize().into())),
+                Ok(n) => sha.update(&piece[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
     /// The 64 hex digits alone.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

@@ -2,6 +2,7 @@
 //!
 //! Domain files know nothing of tokio, tonic, SQL or time. `wire` converts between the generated code (`wire::pb`) and
 //! the domain, and decides nothing. `daemon`, `tls`, `clock`, `error` and `manual` are what every program needs.
+pub mod artifact;
 pub mod clock;
 pub mod daemon;
 pub mod desired;

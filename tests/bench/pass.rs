@@ -104,6 +104,10 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
+        clean_up: redforge_edge::reconcile::clean_up::CleanUp {
+            enabled: true,
+            min_age: std::time::Duration::from_secs(86_400),
+        },
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(240);

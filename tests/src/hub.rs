@@ -62,9 +62,14 @@ impl TestHub {
 
     /// Everything but the process.
     pub fn prepare(wishes: Wishes) -> Self {
+        Self::prepare_on(wishes, free_port())
+    }
+
+    /// The same, with the agents' door on this port: a proxy before it has to know it first.
+    pub fn prepare_on(wishes: Wishes, agents_port: u16) -> Self {
         let dir = folder();
         let postgres = Postgres::start_with(dir.path(), &wishes.postgres);
-        let (agents_port, operators_port, metrics_port) = (free_port(), free_port(), free_port());
+        let (operators_port, metrics_port) = (free_port(), free_port());
         let state = wishes.state.unwrap_or_else(|| dir.path().join("hub"));
         let run_dir = dir.path().join("hr");
         for d in [&state, &run_dir] {

@@ -42,6 +42,7 @@ pub struct Proxy {
     /// Bytes that are kept back, or were.
     held: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
+    brought: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -53,6 +54,7 @@ struct Path {
     released: watch::Receiver<()>,
     held: Arc<AtomicU64>,
     open: Arc<AtomicU64>,
+    brought: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -69,7 +71,15 @@ impl Proxy {
         let (released, release) = watch::channel(());
         let held = Arc::new(AtomicU64::new(0));
         let open = Arc::new(AtomicU64::new(0));
-        let path = Path { target, weather: seen, released: release, held: held.clone(), open: open.clone() };
+        let brought = Arc::new(AtomicU64::new(0));
+        let path = Path {
+            target,
+            weather: seen,
+            released: release,
+            held: held.clone(),
+            open: open.clone(),
+            brought: brought.clone(),
+        };
         // A thread of its own: a story may wait for a command that speaks through this proxy.
         let (stop, stopped) = oneshot::channel::<()>();
         let listener = listener.into_std().expect("just bound");
@@ -90,7 +100,7 @@ impl Proxy {
                 }
             });
         });
-        Self { port, weather, released, held, open, stop: Some(stop) }
+        Self { port, weather, released, held, open, brought, stop: Some(stop) }
     }
 
     pub fn set(&self, weather: Weather) {
@@ -105,6 +115,11 @@ impl Proxy {
     /// Connections that the near end has.
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the far end sent and that were handed on.
+    pub fn brought(&self) -> u64 {
+        self.brought.load(Ordering::Relaxed)
     }
 
     /// Lets what was kept back reach the other end.
@@ -151,7 +166,7 @@ async fn connection(client: TcpStream, mut path: Path) {
             kept = up(&mut from_client, &mut to_server, path.weather.clone(), &path.held) => {
                 (if kept.is_empty() { None } else { Some(Weather::Reset) }, kept)
             }
-            () = down(&mut from_server, &mut to_client, path.weather.clone()) => (None, Vec::new()),
+            () = down(&mut from_server, &mut to_client, path.weather.clone(), &path.brought) => (None, Vec::new()),
             now = ending(&mut watched) => (Some(now), Vec::new()),
         }
     };
@@ -212,6 +227,7 @@ async fn down(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     mut weather: watch::Receiver<Weather>,
+    brought: &AtomicU64,
 ) {
     let mut piece = vec![0; 16 * 1024];
     loop {
@@ -220,6 +236,7 @@ async fn down(
         if to.write_all(&piece[..n]).await.is_err() {
             return;
         }
+        brought.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,5 @@
 //! Everything on a host is reconciled: what an operator, a flow author and a technician may count on.
+mod artifacts;
 mod changes;
 mod dark;
 mod doctor;

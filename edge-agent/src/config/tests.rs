@@ -61,6 +61,7 @@ fn every_refusal_names_the_setting() {
         ("port_base = 0", "port_base"),
         ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),
         ("[gateway]\nport = 0", "gateway.port"),
+        ("[clean_up]\nmin_age_s = 31536001", "clean_up.min_age_s"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),
         (long.as_str(), "state.run_dir"),

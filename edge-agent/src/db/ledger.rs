@@ -20,9 +20,11 @@ use std::{
 };
 use tokio::sync::watch;
 
+mod blobs;
 mod given;
 mod site;
 
+pub use blobs::BlobFault;
 pub use given::{Given, GivenSecrets};
 pub use site::{Scope, Site};
 
@@ -83,6 +85,7 @@ pub struct Ledger {
     head: Arc<RwLock<Head>>,
     changed: watch::Sender<u64>,
     wanted: watch::Sender<u64>,
+    faults: watch::Sender<BTreeMap<Digest, BlobFault>>,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +104,7 @@ impl Ledger {
             head: Arc::new(RwLock::new(head)),
             changed: watch::Sender::new(0),
             wanted: watch::Sender::new(0),
+            faults: watch::Sender::default(),
         })
     }
 
@@ -186,43 +190,6 @@ impl Ledger {
             Ok(())
         })
         .await
-    }
-
-    /// Notes that a blob is needed; the link fetches it. A blob that had arrived and is gone may be wanted again.
-    pub async fn want(&self, digest: Digest) -> Result<(), LedgerError> {
-        let news = self
-            .call("wanting a blob", move |c| {
-                c.execute(
-                    "INSERT INTO wanted (digest, here) VALUES (?1, 0)
-                     ON CONFLICT (digest) DO UPDATE SET here = 0 WHERE here = 1",
-                    [&digest.0[..]],
-                )
-            })
-            .await?;
-        if news > 0 {
-            bump(&self.wanted);
-        }
-        Ok(())
-    }
-
-    /// Blobs that are needed and have not arrived.
-    pub async fn wanted(&self) -> Result<Vec<Digest>, LedgerError> {
-        self.call("reading the wanted blobs", |c| {
-            c.prepare_cached("SELECT digest FROM wanted WHERE here = 0 ORDER BY rowid")?
-                .query_map([], |r| r.get::<_, [u8; 32]>(0).map(Digest))?
-                .collect()
-        })
-        .await
-    }
-
-    /// Notes that a blob lies in its place, whole and durable.
-    pub async fn have(&self, digest: Digest) -> Result<(), LedgerError> {
-        self.call("noting an arrived blob", move |c| {
-            c.execute("INSERT OR REPLACE INTO wanted (digest, here) VALUES (?1, 1)", [&digest.0[..]]).map(|_| ())
-        })
-        .await?;
-        bump(&self.changed);
-        Ok(())
     }
 
     /// The secret of this name; drawn by `make` the first time and the same for ever after.

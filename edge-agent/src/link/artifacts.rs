@@ -2,21 +2,31 @@
 //! only when its digest was computed over the whole file and the file is durable. Step of the flow down: reconcile writes
 //! a `wanted` row and waits; this room marks it.
 use super::dial::explain;
-use crate::db::ledger::{Ledger, LedgerError};
+use crate::db::ledger::{BlobFault, Ledger, LedgerError};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use redforge_shared::{error::Chain, ids::Digest, wire::pb};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     io,
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
-use tonic::{Status, transport::Channel};
+use tokio::{
+    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    time::Instant,
+};
+use tonic::{Code, Status, transport::Channel};
 
 /// A blob that failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(5);
-/// Largest blob; flow sets are far smaller, models do not come this way yet.
-const MAX_BLOB_BYTES: u64 = 1 << 30;
+/// A blob that is damaged or missing at the hub is tried again after this long, then after twice as long, up to the most.
+const REST: Duration = Duration::from_secs(15);
+const MAX_REST: Duration = Duration::from_secs(3600);
+/// Blobs that are fetched at once: a flow set does not wait for a model.
+const LANES: usize = 4;
+/// Largest blob.
+const MAX_BLOB_BYTES: u64 = 1 << 40;
 /// Largest message: one chunk and its frame.
 const MAX_MESSAGE_BYTES: usize = 512 << 10;
 
@@ -37,33 +47,67 @@ pub enum FetchError {
     File { path: PathBuf, source: io::Error },
 }
 
+impl FetchError {
+    /// What only somebody at the hub can mend.
+    fn fault(&self) -> Option<BlobFault> {
+        match self {
+            Self::Digest(_) | Self::TooLarge(_) => Some(BlobFault::Damaged),
+            Self::Rpc(s) if matches!(s.code(), Code::NotFound | Code::DataLoss) => Some(BlobFault::Missing),
+            _ => None,
+        }
+    }
+}
+
+type Client = pb::artifacts_client::ArtifactsClient<Channel>;
+
 /// Fetches whatever is wanted, until the connection ends or the ledger fails.
 pub async fn run(channel: Channel, ledger: &Ledger, blobs: &Path) -> Result<Infallible, LedgerError> {
-    let mut client = pb::artifacts_client::ArtifactsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut wanted = ledger.subscribe_wanted();
+    let client = Client::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let mut news = ledger.subscribe_wanted();
+    let mut lanes = FuturesUnordered::new();
+    let mut fetching = BTreeSet::new();
+    // Until when, and how long the next rest is.
+    let mut resting: BTreeMap<Digest, (Instant, Duration)> = BTreeMap::new();
     loop {
-        wanted.mark_unchanged();
-        for digest in ledger.wanted().await? {
-            match fetch(&mut client, digest, blobs).await {
-                Ok(()) => {
-                    tracing::info!(blob.digest = %digest, "blob arrived");
-                    ledger.have(digest).await?;
-                }
-                Err(e) => tracing::warn!(blob.digest = %digest, error = %Chain(&e), "blob not fetched"),
+        news.mark_unchanged();
+        let wanted = ledger.wanted().await?;
+        resting.retain(|digest, _| wanted.contains(digest));
+        for digest in wanted {
+            let rests = resting.get(&digest).is_some_and(|(until, _)| *until > Instant::now());
+            if lanes.len() < LANES && !rests && fetching.insert(digest) {
+                let client = client.clone();
+                lanes.push(async move { (digest, fetch(client, digest, blobs).await) });
             }
         }
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { tokio::time::sleep(RETRY).await },
+            Some((digest, result)) = lanes.next() => {
+                fetching.remove(&digest);
+                match result {
+                    Ok(()) => {
+                        tracing::info!(blob.digest = %digest, "blob arrived");
+                        resting.remove(&digest);
+                        ledger.have(digest).await?;
+                    }
+                    Err(e) => {
+                        tracing::warn!(blob.digest = %digest, error = %Chain(&e), "blob not fetched");
+                        let rest = match e.fault() {
+                            Some(fault) => {
+                                ledger.set_blob_fault(digest, fault);
+                                resting.get(&digest).map_or(REST, |(_, last)| (*last * 2).min(MAX_REST))
+                            }
+                            None => RETRY,
+                        };
+                        resting.insert(digest, (Instant::now() + rest, rest));
+                    }
+                }
+            }
+            changed = news.changed() => if changed.is_err() { tokio::time::sleep(RETRY).await },
             () = tokio::time::sleep(RETRY) => {}
         }
     }
 }
 
-async fn fetch(
-    client: &mut pb::artifacts_client::ArtifactsClient<Channel>,
-    digest: Digest,
-    blobs: &Path,
-) -> Result<(), FetchError> {
+async fn fetch(mut client: Client, digest: Digest, blobs: &Path) -> Result<(), FetchError> {
     let done = blobs.join(digest.hex());
     let part = blobs.join(format!("{}.part", digest.hex()));
     let failed = |path: &Path| {
@@ -77,6 +121,7 @@ async fn fetch(
     }
     let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(&part).await.map_err(failed(&part))?;
     let mut at = file.seek(io::SeekFrom::End(0)).await.map_err(failed(&part))?;
+    tracing::info!(blob.digest = %digest, blob.offset = at, "fetching blob");
     let request = pb::FetchRequest { digest: digest.0.to_vec().into(), offset: at };
     let mut chunks = client.fetch(request).await.map_err(FetchError::Rpc)?.into_inner();
     let mut total = None;
@@ -93,8 +138,9 @@ async fn fetch(
         }
         total = Some(chunk.total_bytes);
         file.write_all(&chunk.data).await.map_err(failed(&part))?;
+        // In the file, not in this process: what is told of it, and what a kill leaves, is what arrived.
+        file.flush().await.map_err(failed(&part))?;
     }
-    file.flush().await.map_err(failed(&part))?;
     if let Some(total) = total.filter(|t| at < *t) {
         return Err(FetchError::Short { have: at, total });
     }

@@ -4,6 +4,7 @@
 //! from the spec or its flow set only, never from a container.
 use super::{
     ReconcileError,
+    clean_up::model_key,
     crashes::Crashes,
     jobs::Jobs,
     memory::{Failed, Remembered},
@@ -17,7 +18,7 @@ use crate::{
     workload::{
         Unmet,
         node_red::{NodeRedSeen, RuntimeEvent},
-        ollama::{self, ModelState},
+        ollama::{self, ModelState, OllamaSeen},
         valkey::CacheSeen,
     },
 };
@@ -208,7 +209,8 @@ fn crashes_of<'a>(g: &'a Glance<'_>) -> Option<&'a Crashes> {
 /// The step that ran out of time, where that is why the status is what it is.
 fn late(g: &Glance<'_>) -> Option<ChangeStep> {
     let failed = g.back.or_else(|| g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec));
-    let pull = || g.jobs.failure(&job_key::image(&g.spec.image)) == Some(Reason::DeadlineExceeded);
+    let failure = || g.jobs.failure(&job_key::image(&g.spec.image));
+    let pull = || failure().is_some_and(|(reason, _)| reason == Reason::DeadlineExceeded);
     let now = || g.fault.and_then(late_step).or_else(|| pull().then_some(ChangeStep::Pull));
     failed.map_or_else(now, |f| f.late)
 }
@@ -338,10 +340,11 @@ fn without_image(g: &Glance<'_>) -> Verdict {
     let health = if serving { Health::Healthy } else { Health::Unknown };
     let key = job_key::image(&g.spec.image);
     match g.jobs.failure(&key) {
-        Some(reason) => {
+        Some((reason, more)) => {
             let phase = g.container.map_or(Phase::Pending, phase_of);
             let health = if serving { Health::Degraded } else { Health::Error };
-            Verdict(phase, health, Sync::OutOfDate, Some(reason), vec![g.spec.image.clone()])
+            let names = std::iter::once(&g.spec.image).chain(more).cloned().collect();
+            Verdict(phase, health, Sync::OutOfDate, Some(reason), names)
         }
         None if g.jobs.is_running(&key) => plain(Phase::Pulling, health, Sync::Updating),
         None => plain(g.container.map_or(Phase::Pending, phase_of), health, Sync::Updating),
@@ -387,7 +390,7 @@ fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
 
         ContainerState::Running => match (&g.spec.workload, g.app) {
             (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w, seen),
-            (Workload::Ollama(w), Some(AppSeen::Ollama(Some(held)))) => models(g, w, held),
+            (Workload::Ollama(w), Some(AppSeen::Ollama(Some(seen)))) => models(g, w, seen),
             (Workload::Mosquitto(_), Some(AppSeen::Mosquitto { accepts: true, live })) => with_live(g, *live),
             (Workload::Valkey(_) | Workload::Redis(_), Some(AppSeen::Cache(CacheSeen { answers: true, live }))) => {
                 with_live(g, *live)
@@ -494,19 +497,37 @@ fn flows_run(set: &FlowSet, seen: &NodeRedSeen, runtime: &RuntimeEvent) -> Verdi
     }
 }
 
-fn models(g: &Glance<'_>, w: &Ollama, held: &BTreeMap<String, String>) -> Verdict {
+fn models(g: &Glance<'_>, w: &Ollama, seen: &OllamaSeen) -> Verdict {
     let lacking: Vec<_> =
-        w.models.iter().map(|m| (m, ollama::state(m, held))).filter(|(_, s)| *s != ModelState::Right).collect();
+        w.models.iter().map(|m| (m, ollama::state(m, &seen.held))).filter(|(_, s)| *s != ModelState::Right).collect();
     if lacking.is_empty() {
-        return plain(Phase::Running, Health::Healthy, Sync::UpToDate);
+        let idle: Vec<_> = ollama::not_loaded(&w.models, seen).map(|m| m.name.clone()).collect();
+        let failure = idle.iter().find_map(|m| g.jobs.failure(&job_key::load(&g.spec.name, m)));
+        return match (failure, idle.is_empty()) {
+            (_, true) => plain(Phase::Running, Health::Healthy, Sync::UpToDate),
+            // It is there and is not in memory: the first question takes longer.
+            (Some(_), false) => {
+                Verdict(Phase::Running, Health::Degraded, Sync::OutOfDate, Some(Reason::ProbeFailed), idle)
+            }
+            (None, false) => Verdict(Phase::Running, Health::Healthy, Sync::Updating, None, idle),
+        };
     }
-    let names = || lacking.iter().map(|(m, _)| m.name.clone()).collect::<Vec<_>>();
-    let failure = lacking.iter().find_map(|(m, state)| {
-        let failed = g.jobs.failure(&job_key::model(&g.spec.name, &m.name))?;
-        Some(if *state == ModelState::Other { Reason::ModelDigest } else { failed })
+    let mut names: Vec<_> = lacking.iter().map(|(m, _)| m.name.clone()).collect();
+    // Right before and another now: somebody moved the tag.
+    let moved = lacking.iter().any(|(m, state)| {
+        let known = g.memory.brought_models.get(&model_key(&g.spec.name, &m.name));
+        *state == ModelState::Other && known.is_some_and(|k| k.digest == m.digest)
     });
-    match failure {
-        Some(reason) => Verdict(Phase::Running, Health::Error, Sync::OutOfDate, Some(reason), names()),
-        None => Verdict(Phase::Pulling, Health::Unknown, Sync::Updating, None, names()),
+    let failure = lacking.iter().find_map(|(m, state)| {
+        let (failed, more) = g.jobs.failure(&job_key::model(&g.spec.name, &m.name))?;
+        let digest = *state == ModelState::Other && failed == Reason::ModelMissing;
+        Some((if digest { Reason::ModelDigest } else { failed }, more))
+    });
+    names.extend(failure.iter().flat_map(|(_, more)| *more).cloned());
+    match (failure, moved) {
+        (Some((reason, _)), false) => Verdict(Phase::Running, Health::Error, Sync::OutOfDate, Some(reason), names),
+        (Some((reason, _)), true) => Verdict(Phase::Running, Health::Error, Sync::Drifted, Some(reason), names),
+        (None, true) => Verdict(Phase::Pulling, Health::Degraded, Sync::Drifted, Some(Reason::ModelDigest), names),
+        (None, false) => Verdict(Phase::Pulling, Health::Unknown, Sync::Updating, None, names),
     }
 }

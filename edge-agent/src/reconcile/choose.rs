@@ -1,7 +1,7 @@
 //! Which spec an instance runs: the one it is asked for or, where that one failed, the last that worked. Pure.
 //!
 //! A failed spec stays failed until it changes, its restart nonces included; then it is tried again.
-use super::memory::{Failed, LastGood, Remembered};
+use super::memory::{Failed, LastGood, Remembered, image_key};
 use crate::{db::ledger::Site, runtime::ImageSeen, workload::Given};
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec},
@@ -71,6 +71,6 @@ impl Chosen {
 
     /// The image that this spec's reference means.
     pub fn image<'a>(&'a self, spec: &InstanceSpec, memory: &'a Remembered) -> Option<&'a ImageSeen> {
-        self.pinned.get(&spec.name).or_else(|| memory.images.get(&spec.image))
+        self.pinned.get(&spec.name).or_else(|| memory.images.get(&image_key(spec)))
     }
 }

@@ -4,19 +4,20 @@
 //! fails, everything does.
 use super::{
     ReconcileError,
+    bring::{Server, Shelf},
     deadlines::Deadlines,
     jobs::Jobs,
-    memory::Remembered,
+    memory::{Remembered, image_key},
     observe::FlowSets,
     plan::{Given, Purpose, Step, job_key},
 };
 use crate::{
     db::ledger::Ledger,
-    runtime::{Place, Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
-    workload::{Rendered, Secrets, node_red, valkey},
+    runtime::{ImageSeen, Place, Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
+    workload::{Rendered, Secrets, node_red, ollama, valkey},
 };
 use redforge_shared::{
-    desired::{DesiredState, Model, Workload},
+    desired::{DesiredState, InstanceSpec, Model, Workload},
     error::Chain,
     ids::Name,
 };
@@ -45,6 +46,7 @@ pub struct Deeds<'a> {
     pub deadlines: &'a Deadlines,
     pub memory: &'a mut Remembered,
     pub jobs: &'a mut Jobs,
+    pub shelf: &'a Shelf,
 }
 
 /// Steps that failed, by instance; under `None` what all instances need.
@@ -86,7 +88,7 @@ impl Deeds<'_> {
             Step::EnsureNetwork { name, internal: true } => return self.ensure_internal(name).await,
             Step::EnsureNetwork { name, internal: false } => runtime.ensure_network(names, name, None, false).await,
             Step::WantBlob { digest, .. } => return self.ledger.want(*digest).await.map_err(ReconcileError::Ledger),
-            Step::ResolveImage { image, .. } => return self.resolve_image(image).await,
+            Step::ResolveImage { instance, .. } => return self.resolve_image(instance).await,
             Step::EnsureVolume { instance, volume, purpose } => {
                 let purpose = match purpose {
                     Purpose::Config => VolumePurpose::Config,
@@ -137,6 +139,11 @@ impl Deeds<'_> {
                 return started.map_err(|e| ReconcileError::Deploy(Box::new(e)));
             }
             Step::PullModel { instance, id, model } => return self.pull_model(instance, id, model),
+            Step::LoadModel { instance, id, model } => {
+                let address = *self.address(instance, id)?;
+                self.jobs.load(job_key::load(instance, model), address, model.clone());
+                return Ok(());
+            }
             Step::RemoveVolume { volume, .. } => runtime.remove_volume(names, volume).await,
         };
         done.map_err(ReconcileError::Runtime)
@@ -181,32 +188,51 @@ impl Deeds<'_> {
     }
 
     /// An image on the host is known at once; any other is fetched in the background.
-    async fn resolve_image(&mut self, reference: &str) -> Result<(), ReconcileError> {
-        match self.runtime.find_image(reference).await.map_err(ReconcileError::Runtime)? {
-            Some(image) => self.memory.set_image(self.ledger, reference, Some(image)).await,
+    async fn resolve_image(&mut self, instance: &Name) -> Result<(), ReconcileError> {
+        let spec = self.spec(instance)?.clone();
+        let found = self.runtime.find_image(&spec.image).await.map_err(ReconcileError::Runtime)?;
+        // What the hub holds is one content: another one of this name will not do.
+        let right = |image: &ImageSeen| spec.image_artifact.as_ref().is_none_or(|a| a.image_id == image.id);
+        match found.filter(right) {
+            Some(image) => self.memory.set_image(self.ledger, &image_key(&spec), Some(image)).await,
             None => {
-                let (key, limit) = (job_key::image(reference), self.deadlines.pull);
-                self.jobs.image(key, self.runtime.clone(), reference.to_owned(), limit);
+                let (job, limit) = (job_key::image(&spec.image), self.deadlines.pull);
+                self.jobs.image(job, self.runtime.clone(), self.shelf.clone(), &spec, limit);
                 Ok(())
             }
         }
     }
 
+    fn spec(&self, instance: &Name) -> Result<&InstanceSpec, ReconcileError> {
+        self.desired.instance(instance.as_str()).ok_or_else(|| ReconcileError::Vanished(instance.clone()))
+    }
+
+    fn address(&self, instance: &Name, id: &str) -> Result<&IpAddr, ReconcileError> {
+        self.addresses.get(id).ok_or_else(|| ReconcileError::Vanished(instance.clone()))
+    }
+
     /// The image was deleted under us: its reference is resolved again.
     async fn forget_image(&mut self, instance: &Name) -> Result<(), ReconcileError> {
         let Some(spec) = self.desired.instance(instance.as_str()) else { return Ok(()) };
-        self.memory.set_image(self.ledger, &spec.image, None).await
+        self.memory.set_image(self.ledger, &image_key(spec), None).await
     }
 
     fn pull_model(&mut self, instance: &Name, id: &str, model: &str) -> Result<(), ReconcileError> {
-        let vanished = || ReconcileError::Vanished(instance.clone());
-        let address = self.addresses.get(id).ok_or_else(vanished)?;
-        let declared = self.desired.instance(instance.as_str()).and_then(|spec| match &spec.workload {
+        let spec = self.spec(instance)?;
+        let declared = match &spec.workload {
             Workload::Ollama(o) => o.models.iter().find(|m| m.name == model),
             _ => None,
-        });
-        let model: Model = declared.ok_or_else(vanished)?.clone();
-        self.jobs.model(job_key::model(instance, &model.name), *address, model);
+        };
+        let model: Model = declared.ok_or_else(|| ReconcileError::Vanished(instance.clone()))?.clone();
+        let server = Server {
+            runtime: self.runtime.clone(),
+            address: *self.address(instance, id)?,
+            container: id.to_owned(),
+            folder: ollama::shelf::folder(spec).to_owned(),
+            image: self.memory.images.get(&image_key(spec)).cloned().unwrap_or_default(),
+        };
+        let key = job_key::model(instance, &model.name);
+        self.jobs.model(key, server, self.shelf.clone(), instance.clone(), model);
         Ok(())
     }
 }

@@ -1,12 +1,26 @@
 //! What takes long and must hold up nobody: images and models come, and containers end, while passes go on.
 //!
 //! A fetch that failed is tried again after a pause, for ever. Which jobs are wanted is planned, not decided here.
-use super::{plan::job_key, preflight};
-use crate::{
-    runtime::{ImageSeen, Runtime, RuntimeError, meter::Meter},
-    workload::ollama::{self, ModelState, PullError},
+use super::{
+    bring::{self, Server, Shelf},
+    memory::image_key,
+    plan::job_key,
+    preflight,
 };
-use redforge_shared::{desired::Model, error::Chain, report::Reason};
+use crate::{
+    db::ledger::{BlobFault, LedgerError},
+    runtime::{ImageSeen, Runtime, RuntimeError, meter::Meter},
+    workload::{
+        http::HttpError,
+        ollama::{self, PullError},
+    },
+};
+use redforge_shared::{
+    desired::{InstanceSpec, Model},
+    error::Chain,
+    ids::{Digest, Name},
+    report::Reason,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
@@ -27,8 +41,19 @@ const PAUSE: Duration = Duration::from_secs(20);
 /// What a job brought.
 #[derive(Debug)]
 pub enum Brought {
-    Image { reference: String, image: ImageSeen },
-    Model,
+    /// Under the key that it is remembered by. `fetched`: it was not on the host before.
+    Image {
+        key: String,
+        reference: String,
+        image: ImageSeen,
+        fetched: bool,
+    },
+    /// A model that was not under this name before.
+    Model {
+        instance: Name,
+        model: Model,
+    },
+    Loaded,
     Stopped,
 }
 
@@ -39,8 +64,21 @@ pub enum JobError {
     Image(#[source] RuntimeError),
     #[error("pulling the model")]
     Model(#[source] PullError),
-    #[error("the pulled model's digest is not the declared one")]
+    #[error("the model's digest is not the declared one")]
     Digest,
+    #[error("asking the model server")]
+    Server(#[source] HttpError),
+    #[error("putting the model's manifest in its place")]
+    Place(#[source] RuntimeError),
+    #[error("{digest} does not come from the hub: {}", match fault { BlobFault::Damaged => "what arrives is damaged", BlobFault::Missing => "the hub does not have it" })]
+    Blob { digest: Digest, fault: BlobFault },
+    #[error("a blob's file")]
+    File(#[source] std::io::Error),
+    #[error("the ledger did not answer")]
+    Ledger(#[source] LedgerError),
+    /// Blobs are still on their way: no fault.
+    #[error("blobs are on their way")]
+    Waiting,
     #[error("stopping the container")]
     Stop(#[source] RuntimeError),
     #[error("the image is for {0}, not for this host")]
@@ -56,12 +94,23 @@ impl JobError {
             Self::Image(RuntimeError::DiskFull { .. }) => Reason::DiskFull,
             Self::Image(RuntimeError::Unreachable(_)) => Reason::RuntimeUnreachable,
             Self::Image(_) => Reason::ImageMissing,
-            Self::Model(_) => Reason::ModelMissing,
+            Self::Model(_) | Self::Server(_) | Self::Place(_) => Reason::ModelMissing,
+            Self::File(e) if e.kind() == std::io::ErrorKind::StorageFull => Reason::DiskFull,
+            Self::File(_) | Self::Ledger(_) => Reason::BlobMissing,
+            Self::Blob { .. } => Reason::BlobDamaged,
             Self::Digest => Reason::ModelDigest,
             Self::Architecture(_) => Reason::PreflightRefused,
             Self::Late(_) => Reason::DeadlineExceeded,
-            Self::Stop(_) => return None,
+            Self::Stop(_) | Self::Waiting => return None,
         })
+    }
+
+    /// Names of the desired state that explain the reason.
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Blob { digest, .. } => vec![digest.to_string()],
+            _ => vec![],
+        }
     }
 }
 
@@ -77,6 +126,8 @@ struct Running {
 struct Failure {
     at: Instant,
     reason: Reason,
+    /// Names of the desired state that explain it.
+    names: Vec<String>,
     /// What the image is for, where that was the reason.
     architecture: Option<String>,
 }
@@ -88,6 +139,8 @@ pub struct Jobs {
     ended: mpsc::UnboundedReceiver<Outcome>,
     running: BTreeMap<String, Running>,
     failed: BTreeMap<String, Failure>,
+    /// Of jobs that wait for blobs, from one to the next.
+    meters: BTreeMap<String, Arc<Meter>>,
     done: Arc<Notify>,
 }
 
@@ -95,7 +148,7 @@ impl Default for Jobs {
     fn default() -> Self {
         let (out, ended) = mpsc::unbounded_channel();
         let (tasks, running, failed) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new());
-        Self { tasks, out, ended, running, failed, done: Arc::default() }
+        Self { tasks, out, ended, running, failed, meters: BTreeMap::new(), done: Arc::default() }
     }
 }
 
@@ -114,9 +167,9 @@ impl Jobs {
         self.running.get(key).map(|job| job.meter.read()).filter(|read| *read != (0, 0))
     }
 
-    /// Why this fetch failed lately.
-    pub fn failure(&self, key: &str) -> Option<Reason> {
-        self.failed.get(key).map(|f| f.reason)
+    /// Why this fetch failed lately, with the names that explain it.
+    pub fn failure(&self, key: &str) -> Option<(Reason, &[String])> {
+        self.failed.get(key).map(|f| (f.reason, f.names.as_slice()))
     }
 
     /// What this image turned out to be for, where it was not for this host.
@@ -143,10 +196,22 @@ impl Jobs {
         self.running.keys().chain(resting).cloned().collect()
     }
 
-    /// Begins to fetch an image within a time, unless it is under way. One that its registry has for other machines only is
-    /// not fetched; a registry that does not say so is not waited for.
-    pub fn image(&mut self, key: String, runtime: Arc<dyn Runtime>, reference: String, limit: Duration) {
-        self.begin(key, async move |meter| {
+    /// Begins to fetch an image, unless it is under way. What the hub holds is waited for; a registry has `limit`. One that
+    /// its registry has for other machines only is not fetched; a registry that does not say so is not waited for.
+    pub fn image(
+        &mut self,
+        job: String,
+        runtime: Arc<dyn Runtime>,
+        shelf: Shelf,
+        spec: &InstanceSpec,
+        limit: Duration,
+    ) {
+        let (key, reference, artifact) = (image_key(spec), spec.image.clone(), spec.image_artifact.clone());
+        self.begin(job, async move |meter| {
+            if let Some(artifact) = &artifact {
+                let (image, fetched) = bring::image(&*runtime, &shelf, &reference, artifact, &meter).await?;
+                return Ok(Brought::Image { key, reference, image, fetched });
+            }
             let asked = tokio::time::timeout(ASKING, runtime.architectures(&reference)).await;
             if let (Ok(Ok(offered)), Ok(machine)) = (asked, runtime.survey().await)
                 && let Some(wrong) = preflight::for_others(&offered, &machine.architecture)
@@ -155,19 +220,23 @@ impl Jobs {
             }
             let fetched = tokio::time::timeout(limit, runtime.resolve_image(&reference, &meter)).await;
             let image = fetched.map_err(|_| JobError::Late(limit))?.map_err(JobError::Image)?;
-            Ok(Brought::Image { reference, image })
+            Ok(Brought::Image { key, reference, image, fetched: true })
         });
     }
 
-    /// Begins to pull a model, unless it is under way.
-    pub fn model(&mut self, key: String, address: IpAddr, model: Model) {
+    /// Begins to bring a model, unless it is under way.
+    pub fn model(&mut self, key: String, server: Server, shelf: Shelf, instance: Name, model: Model) {
         self.begin(key, async move |meter| {
-            ollama::pull(address, &model.name, &meter).await.map_err(JobError::Model)?;
-            let held = ollama::models(address).await.map_err(|e| JobError::Model(e.into()))?;
-            match ollama::state(&model, &held) {
-                ModelState::Right => Ok(Brought::Model),
-                ModelState::Missing | ModelState::Other => Err(JobError::Digest),
-            }
+            bring::model(&server, &shelf, &model, &meter).await?;
+            Ok(Brought::Model { instance, model })
+        });
+    }
+
+    /// Begins to load a model into memory, unless that is under way.
+    pub fn load(&mut self, key: String, address: IpAddr, model: String) {
+        self.begin(key, async move |_| {
+            ollama::load(address, &model).await.map_err(JobError::Server)?;
+            Ok(Brought::Loaded)
         });
     }
 
@@ -184,7 +253,7 @@ impl Jobs {
         F: Future<Output = Result<Brought, JobError>> + Send + 'static,
     {
         if let Entry::Vacant(place) = self.running.entry(key.clone()) {
-            let meter = Arc::<Meter>::default();
+            let meter = self.meters.remove(&key).unwrap_or_default();
             let (done, out, job) = (self.done.clone(), self.out.clone(), job(meter.clone()));
             let task = self.tasks.spawn(async move {
                 // Nobody listens only when the reconciler is gone.
@@ -200,8 +269,9 @@ impl Jobs {
         while self.tasks.try_join_next().is_some() {}
         let mut brought = Vec::new();
         while let Ok((key, outcome)) = self.ended.try_recv() {
-            self.running.remove(&key);
+            let meter = self.running.remove(&key).map(|job| job.meter);
             match outcome {
+                Err(JobError::Waiting) => self.meters.extend(meter.map(|m| (key, m))),
                 Ok(b) => {
                     self.failed.remove(&key);
                     brought.push(b);
@@ -209,8 +279,9 @@ impl Jobs {
                 Err(e) => {
                     tracing::warn!(job = key, error = %Chain(&e), "job failed, trying again later");
                     if let Some(reason) = e.reason() {
+                        let names = e.names();
                         let architecture = if let JobError::Architecture(a) = e { Some(a) } else { None };
-                        self.failed.insert(key, Failure { at: Instant::now(), reason, architecture });
+                        self.failed.insert(key, Failure { at: Instant::now(), reason, names, architecture });
                     }
                 }
             }

@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     str::FromStr,
 };
+use time::OffsetDateTime;
 
 /// A spec that was refused: it is not tried again until it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,10 +47,31 @@ pub struct LastGood {
 /// Most places of one instance's flows that are remembered.
 const MAX_PLACES: usize = 128;
 
+/// An image or a model that came to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brought {
+    /// The image's reference, or the model's name.
+    pub name: String,
+    /// What the model's name meant; of an image nothing.
+    pub digest: Digest,
+    /// This agent brought it.
+    pub ours: bool,
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub unneeded_since: Option<OffsetDateTime>,
+}
+
+/// What an image is remembered under: its reference and, where the hub holds it, with which content.
+pub fn image_key(spec: &InstanceSpec) -> String {
+    match &spec.image_artifact {
+        None => spec.image.clone(),
+        Some(artifact) => format!("{}@{}", spec.image, artifact.tar.digest),
+    }
+}
+
 /// The rows, by what they are about.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
-    /// By reference.
+    /// By [`image_key`].
     pub images: BTreeMap<String, ImageSeen>,
     pub failed: BTreeMap<Name, Failed>,
     pub last_good: BTreeMap<Name, LastGood>,
@@ -59,6 +81,10 @@ pub struct Remembered {
     deployed: BTreeMap<Name, plan::GivenAt>,
     /// Home of each broker that held the agent's session.
     sessions: BTreeMap<Name, String>,
+    /// By id.
+    pub brought_images: BTreeMap<String, Brought>,
+    /// By instance and model.
+    pub brought_models: BTreeMap<String, Brought>,
 }
 
 impl Remembered {
@@ -71,6 +97,8 @@ impl Remembered {
             applied: rows(ledger, "applied").await?,
             deployed: rows(ledger, "deployed").await?,
             sessions: rows(ledger, "session").await?,
+            brought_images: rows(ledger, "brought_image").await?,
+            brought_models: rows(ledger, "brought_model").await?,
         })
     }
 
@@ -91,6 +119,34 @@ impl Remembered {
     ) -> Result<(), ReconcileError> {
         write(ledger, "image", reference, image.as_ref()).await?;
         put(&mut self.images, reference.to_owned(), image);
+        Ok(())
+    }
+
+    /// Remembers an image that this agent brought, or forgets it.
+    pub async fn set_brought_image(
+        &mut self,
+        ledger: &Ledger,
+        id: &str,
+        row: Option<Brought>,
+    ) -> Result<(), ReconcileError> {
+        if self.brought_images.get(id) != row.as_ref() {
+            write(ledger, "brought_image", id, row.as_ref()).await?;
+            put(&mut self.brought_images, id.to_owned(), row);
+        }
+        Ok(())
+    }
+
+    /// Remembers a model, or forgets it.
+    pub async fn set_brought_model(
+        &mut self,
+        ledger: &Ledger,
+        key: &str,
+        row: Option<Brought>,
+    ) -> Result<(), ReconcileError> {
+        if self.brought_models.get(key) != row.as_ref() {
+            write(ledger, "brought_model", key, row.as_ref()).await?;
+            put(&mut self.brought_models, key.to_owned(), row);
+        }
         Ok(())
     }
 
@@ -200,8 +256,8 @@ impl Remembered {
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
-        let used: BTreeSet<&str> = specs.map(|s| s.image.as_str()).collect();
-        let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(i.as_str())).cloned().collect();
+        let used: BTreeSet<String> = specs.map(image_key).collect();
+        let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(*i)).cloned().collect();
         for reference in unused {
             self.set_image(ledger, &reference, None).await?;
         }

@@ -2,7 +2,7 @@
 use crate::{
     runtime::{ContainerSeen, ContainerState, HostSeen, Runtime},
     workload::{
-        CONFIG_PATH, Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe, tika, valkey, valkey::CacheSeen,
+        CONFIG_PATH, Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, ollama::OllamaSeen, probe, tika, valkey, valkey::CacheSeen,
     },
 };
 use futures_util::future::join_all;
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(6);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppSeen {
     NodeRed(NodeRedSeen),
-    /// Held models by name; none = no answer.
-    Ollama(Option<BTreeMap<String, String>>),
+    /// None = no answer.
+    Ollama(Option<OllamaSeen>),
     Mosquitto {
         accepts: bool,
         live: Option<Digest>,
@@ -77,7 +77,7 @@ async fn app(
             let set = w.flow_set.and_then(|d| flow_sets.get(&d)).map(|s| &**s);
             AppSeen::NodeRed(runs(runtime, spec, (c, address), secrets, set).await)
         }
-        (Workload::Ollama(_), Some(address)) => AppSeen::Ollama(ollama::models(address).await.ok()),
+        (Workload::Ollama(_), Some(address)) => AppSeen::Ollama(ollama::observe(address).await.ok()),
         (Workload::NodeRed(_) | Workload::Ollama(_), None) => return None,
     };
     Some(seen)

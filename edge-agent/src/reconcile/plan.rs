@@ -259,6 +259,11 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
             steps.push(Step::PullModel { instance: instance(), id: c.id.clone(), model: model.clone() });
         }
     }
+    for model in actual.models_unloaded.get(&c.id).into_iter().flatten() {
+        if !actual.busy.contains(&job_key::load(&wanted.name, model)) {
+            steps.push(Step::LoadModel { instance: instance(), id: c.id.clone(), model: model.clone() });
+        }
+    }
 }
 
 fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {

@@ -151,11 +151,13 @@ pub fn actual(
             AppSeen::Mosquitto { live: Some(live), .. } | AppSeen::Cache(CacheSeen { live: Some(live), .. }) => {
                 actual.live.insert(id.clone(), *live);
             }
-            AppSeen::Ollama(Some(held)) => {
+            AppSeen::Ollama(Some(server)) => {
                 let instance = seen.containers.iter().find(|c| c.id == *id).map(|c| c.instance.as_str());
                 if let Some(Workload::Ollama(o)) = instance.and_then(|i| state.instance(i)).map(|s| &s.workload) {
-                    let lacking = o.models.iter().filter(|m| ollama::state(m, held) != ModelState::Right);
+                    let lacking = o.models.iter().filter(|m| ollama::state(m, &server.held) != ModelState::Right);
                     actual.models_lacking.insert(id.clone(), lacking.map(|m| m.name.clone()).collect());
+                    let idle = ollama::not_loaded(&o.models, server);
+                    actual.models_unloaded.insert(id.clone(), idle.map(|m| m.name.clone()).collect());
                 }
             }
             AppSeen::Mosquitto { .. }

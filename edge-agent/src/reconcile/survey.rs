@@ -91,10 +91,12 @@ impl Reconciler {
             Blueprint::NoImage => {
                 ask.creates = true;
                 let found = self.deps.runtime.find_image(&spec.image).await.map_err(ReconcileError::Runtime)?;
-                match found {
+                let artifact = spec.image_artifact.as_ref();
+                match found.filter(|image| artifact.is_none_or(|a| a.image_id == image.id)) {
                     Some(image) => ask.architecture = Some(image.architecture),
                     None => {
-                        ask.fetch = Fetch::Unknown;
+                        // The tar, and what the engine unpacks from it.
+                        ask.fetch = artifact.map_or(Fetch::Unknown, |a| Fetch::Bytes(a.tar.bytes.saturating_mul(2)));
                         ask.architecture = self.jobs.architecture(&job_key::image(&spec.image));
                     }
                 }

@@ -14,6 +14,7 @@ use redforge_shared::{
 use std::collections::BTreeSet;
 
 mod changes;
+mod clean_up;
 mod replicas;
 
 const IMAGES: [(&str, &[&str]); 4] =
@@ -104,6 +105,7 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
+        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60) },
     }
 }
 

@@ -12,7 +12,7 @@ use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream, stream::B
 use redforge_shared::ids::{HostId, Name};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -238,6 +238,22 @@ impl Runtime for Docker {
 
     fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
         self.local_or_pulled(reference, meter).boxed()
+    }
+
+    fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+        self.load(tar, reference, meter).boxed()
+    }
+
+    fn tag_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<()>> {
+        self.tag(image, reference).boxed()
+    }
+
+    fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>> {
+        self.drop_image(image, reference).boxed()
+    }
+
+    fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, files: &'a [File]) -> Boxed<'a, Done<()>> {
+        self.upload_below(container, folder, files).boxed()
     }
 
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>> {

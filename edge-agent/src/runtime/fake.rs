@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{HostId, Name};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Mutex, MutexGuard},
 };
 use tokio::sync::watch;
@@ -452,6 +453,38 @@ impl Runtime for FakeRuntime {
                 tokio::task::yield_now().await;
             }
         })
+    }
+
+    fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, _: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+        ready(self.change(format!("load {reference}")).map(|mut w| {
+            // The file's name is its digest: what is in it does not matter here.
+            let name = tar.file_name().unwrap_or_default().to_string_lossy();
+            let seen = ImageSeen { id: format!("sha256:loaded-{name}"), ..ImageSeen::default() };
+            w.images.insert(reference.into(), seen.clone());
+            seen
+        }))
+    }
+
+    fn tag_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("tag {reference}")).map(|mut w| {
+            if let Some(seen) = w.images.values().find(|i| i.id == image).cloned() {
+                w.images.insert(reference.into(), seen);
+            }
+        }))
+    }
+
+    fn remove_image<'a>(&'a self, image: &'a str, _: &'a str) -> Boxed<'a, Done<bool>> {
+        ready(self.change(format!("remove image {image}")).map(|mut w| {
+            let used = w.containers.values().any(|c| c.spec.image_id == image);
+            if !used {
+                w.images.retain(|_, i| i.id != image);
+            }
+            !used
+        }))
+    }
+
+    fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, _: &'a [File]) -> Boxed<'a, Done<()>> {
+        ready(self.change(format!("put files below {folder} of {container}")).map(|_| ()))
     }
 
     fn logs(&self, _container: &str, _since_s: i64) -> BoxStream<'static, Done<LogLine>> {

@@ -65,12 +65,63 @@ pub async fn exchange(
     headers: &[(&str, &str)],
     bytes: Bytes,
 ) -> Result<Response<Incoming>, HttpError> {
-    let path = path.to_owned();
     let mut request = Request::builder().method(method.clone()).uri(format!("http://{to}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = match request.body(Full::new(bytes)) {
+    hand_over(method, path, request.body(Full::new(bytes))).await
+}
+
+/// Sends JSON and waits longer than usual for the answer to begin.
+pub async fn send_patiently(
+    address: IpAddr,
+    port: u16,
+    method: Method,
+    path: &str,
+    body: &serde_json::Value,
+    patience: Duration,
+) -> Result<Response<Incoming>, HttpError> {
+    let json = [("content-type", "application/json")];
+    let to = SocketAddr::new(address, port);
+    let asked = exchange(to, method.clone(), path, &json, Bytes::from(body.to_string()));
+    let slow = || HttpError::Slow { method, path: path.to_owned() };
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| Err(slow()))
+}
+
+/// POSTs bytes as they come.
+pub async fn send_stream<B>(
+    address: IpAddr,
+    port: u16,
+    path: &str,
+    bytes: u64,
+    body: B,
+    patience: Duration,
+) -> Result<Response<Incoming>, HttpError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{}{path}", SocketAddr::new(address, port)))
+        .header("content-length", bytes)
+        .body(Box::pin(body));
+    let slow = || HttpError::Slow { method: Method::POST, path: path.to_owned() };
+    let asked = hand_over(Method::POST, path, request);
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| Err(slow()))
+}
+
+async fn hand_over<B>(
+    method: Method,
+    path: &str,
+    request: Result<Request<B>, hyper::http::Error>,
+) -> Result<Response<Incoming>, HttpError>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let path = path.to_owned();
+    let request = match request {
         Ok(request) => request,
         Err(source) => return Err(HttpError::Request { method, path, source }),
     };

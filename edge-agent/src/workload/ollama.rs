@@ -8,10 +8,14 @@ use http_body_util::BodyExt;
 use redforge_shared::desired::{Model, Ollama};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+pub mod shelf;
+
 /// Where Ollama listens.
 pub const PORT: u16 = 11434;
 /// A pull that says nothing for so long is given up; the next one resumes it.
 const PULL_SILENCE: Duration = Duration::from_secs(120);
+/// A large model is read from a slow disk for minutes.
+const LOAD: Duration = Duration::from_secs(600);
 /// Longest line of a pull's progress.
 const LINE_LIMIT: usize = 64 * 1024;
 
@@ -54,21 +58,86 @@ pub fn state(model: &Model, held: &BTreeMap<String, String>) -> ModelState {
     }
 }
 
+/// What a server says that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OllamaSeen {
+    /// Models on disk: `name:tag` to hex digest.
+    pub held: BTreeMap<String, String>,
+    /// Models in memory, in the same words.
+    pub loaded: BTreeMap<String, String>,
+}
+
+/// Models that shall be in memory, are on disk as declared, and are not in memory.
+pub fn not_loaded<'a>(models: &'a [Model], seen: &'a OllamaSeen) -> impl Iterator<Item = &'a Model> {
+    let preloaded = models.iter().filter(|m| m.preload && state(m, &seen.held) == ModelState::Right);
+    preloaded.filter(|m| state(m, &seen.loaded) != ModelState::Right)
+}
+
+/// The models that the server holds, and those that it has in memory.
+pub async fn observe(address: IpAddr) -> Result<OllamaSeen, HttpError> {
+    let held = models(address).await?;
+    let loaded = listed(address, "/api/ps").await?;
+    Ok(OllamaSeen { held, loaded })
+}
+
 /// The models that the server holds.
 pub async fn models(address: IpAddr) -> Result<BTreeMap<String, String>, HttpError> {
+    listed(address, "/api/tags").await
+}
+
+async fn listed(address: IpAddr, path: &str) -> Result<BTreeMap<String, String>, HttpError> {
     #[derive(serde::Deserialize)]
     struct Tags {
         #[serde(default)]
-        models: Vec<Tag>,
+        models: Option<Vec<Tag>>,
     }
     #[derive(serde::Deserialize)]
     struct Tag {
         name: String,
         digest: String,
     }
-    let tags: Tags = http::get_json(address, PORT, "/api/tags", &[]).await?;
+    let tags: Tags = http::get_json(address, PORT, path, &[]).await?;
     let plain = |d: &str| d.strip_prefix("sha256:").unwrap_or(d).to_ascii_lowercase();
-    Ok(tags.models.into_iter().map(|t| (t.name, plain(&t.digest))).collect())
+    Ok(tags.models.unwrap_or_default().into_iter().map(|t| (t.name, plain(&t.digest))).collect())
+}
+
+/// Loads a model into memory for ever, which may take minutes.
+pub async fn load(address: IpAddr, model: &str) -> Result<(), HttpError> {
+    let body = serde_json::json!({ "model": model, "keep_alive": -1, "stream": false });
+    match act(address, hyper::Method::POST, "/api/generate", &body, LOAD).await {
+        // A model that only embeds cannot generate nothing; it can embed nothing.
+        Err(HttpError::Status { status: 400, .. }) => {
+            let body = serde_json::json!({ "model": model, "keep_alive": -1, "input": "" });
+            act(address, hyper::Method::POST, "/api/embed", &body, LOAD).await
+        }
+        done => done,
+    }
+}
+
+/// Removes a model by name; one that is gone is fine.
+pub async fn remove(address: IpAddr, model: &str) -> Result<(), HttpError> {
+    let body = serde_json::json!({ "model": model, "name": model });
+    match act(address, hyper::Method::DELETE, "/api/delete", &body, http::PATIENCE).await {
+        Err(HttpError::Status { status: 404, .. }) => Ok(()),
+        done => done,
+    }
+}
+
+/// Gives a model that is there a second name.
+pub async fn copy(address: IpAddr, from: &str, to: &str) -> Result<(), HttpError> {
+    let body = serde_json::json!({ "source": from, "destination": to });
+    act(address, hyper::Method::POST, "/api/copy", &body, http::PATIENCE).await
+}
+
+async fn act(
+    address: IpAddr,
+    method: hyper::Method,
+    path: &str,
+    body: &serde_json::Value,
+    patience: Duration,
+) -> Result<(), HttpError> {
+    let response = http::send_patiently(address, PORT, method, path, body, patience).await?;
+    http::read(path, response).await.map(drop)
 }
 
 /// How a pull failed.

@@ -181,6 +181,7 @@ fn run(
         gateway_port: 7462,
         brokers_heard,
         capacity: None,
+        clean_up: redforge_edge::reconcile::clean_up::CleanUp { enabled: true, min_age: Duration::ZERO },
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     let tasks = Tasks::new();

@@ -32,6 +32,9 @@ pub enum Verb {
     /// Work with flow sets
     #[command(subcommand)]
     Flowset(FlowSetVerb),
+    /// Work with the images and models that hosts get from the hub
+    #[command(subcommand)]
+    Artifact(ArtifactVerb),
     /// Show resources
     Get(Get),
     /// Show the log lines that an instance sent up
@@ -127,6 +130,49 @@ pub struct Push {
     pub image: Option<String>,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ArtifactVerb {
+    /// Push an image (a tar of `docker save`), a model, or a flow set; goes on where an earlier push broke off
+    Push(ArtifactPush),
+    /// Show what was pushed, and which instances need it
+    List {
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Delete an image or a model from the hub; refused while an instance needs it
+    Delete {
+        /// Its reference or name, or its digest as `artifact list` shows it (12 digits are enough)
+        artifact: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct ArtifactPush {
+    /// A tar as `docker save` writes it, not compressed
+    #[arg(required = true)]
+    pub file: Option<PathBuf>,
+    /// The reference that manifests use [default: the tag in the tar]
+    #[arg(long = "as", value_name = "REFERENCE")]
+    pub reference: Option<String>,
+    #[command(subcommand)]
+    pub other: Option<OtherPush>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OtherPush {
+    /// Push a model out of a folder of Ollama's, or out of a tar of such a folder
+    Model {
+        /// Its name, such as nomic-embed-text or llama3.2:1b
+        name: String,
+        /// The folder that holds `manifests` and `blobs` (often ~/.ollama/models), or a tar of it
+        #[arg(long, value_name = "FOLDER|TAR")]
+        from: PathBuf,
+    },
+    /// Push a flow set: the same as `flowset push`
+    Flowset(Push),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

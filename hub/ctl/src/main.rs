@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything said about it to standard error. Exit codes are part of the interface: see
 //! `failure`. This file only hands a verb to its room.
 mod apply;
+mod artifacts;
 mod changes;
 mod cli;
 mod config;
@@ -52,6 +53,13 @@ async fn run(cli: Cli) -> Outcome {
             drafts::list(settings, name.as_deref(), output).await
         }
         Verb::Flowset(cli::FlowSetVerb::Adopt(a)) => drafts::adopt(settings, &a).await,
+        Verb::Artifact(cli::ArtifactVerb::Push(a)) => match a.other {
+            Some(cli::OtherPush::Flowset(push)) => flow_sets::push(settings, &push).await,
+            Some(cli::OtherPush::Model { name, from }) => artifacts::push_model(settings, &name, &from).await,
+            None => artifacts::push_image(settings, a.file.as_deref(), a.reference.as_deref()).await,
+        },
+        Verb::Artifact(cli::ArtifactVerb::List { output }) => artifacts::list(settings, output).await,
+        Verb::Artifact(cli::ArtifactVerb::Delete { artifact }) => artifacts::delete(settings, &artifact).await,
         Verb::Get(a) => get::run(settings, &a).await,
         Verb::Logs(a) => records::logs(settings, &a).await,
         Verb::Records(a) => records::list(settings, &a).await,

@@ -1,6 +1,6 @@
 //! Why a verb was refused or failed: what every door maps outward.
 use super::Role;
-use crate::{embed::EmbedError, pki::PkiError, store::StoreError};
+use crate::{depot::DepotError, embed::EmbedError, pki::PkiError, store::StoreError};
 use redforge_shared::manifest::ManifestError;
 
 /// A field of a request that cannot be taken.
@@ -33,6 +33,8 @@ pub enum ApiError {
     Embed(#[from] EmbedError),
     #[error("the certificate authority is not ready")]
     Pki(#[from] PkiError),
+    #[error("the artifact store did not take or give it: {0}")]
+    Depot(#[from] DepotError),
     #[error("drawing random bytes failed")]
     Random,
 }

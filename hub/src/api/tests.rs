@@ -1,6 +1,7 @@
 //! The verbs against a real PostgreSQL: what is changed, what is refused, what is read back.
 use super::*;
 use crate::{
+    depot,
     pki::{Kek, Lifetimes, authority},
     store::{
         hosts::SessionClaim,
@@ -28,6 +29,7 @@ pub(super) struct Bench {
     pub(super) db: TestDatabase,
     pub(super) api: Arc<Api>,
     pub(super) clock: ManualClock,
+    _dir: tempfile::TempDir,
 }
 
 fn caller(role: Role) -> Caller {
@@ -54,8 +56,9 @@ pub(super) fn bench_on(db: TestDatabase, embed: Option<Embed>) -> Bench {
         public_url: "https://hub.example:7443".into(),
         heartbeat: Duration::from_secs(10),
         embed,
+        depot: depot::Depot::new(dir.path().join("artifacts"), 1 << 24),
     });
-    Bench { db, api, clock }
+    Bench { db, api, clock, _dir: dir }
 }
 
 impl Bench {

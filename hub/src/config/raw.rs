@@ -15,6 +15,7 @@ pub struct Raw {
     pub database: RawDatabase,
     pub state: RawState,
     pub search: RawSearch,
+    pub artifacts: RawArtifacts,
     pub pki: RawPki,
     pub session: RawSession,
     pub retention: RawRetention,
@@ -85,6 +86,22 @@ pub struct RawSearch {
     pub embed_url: Option<String>,
     /// The Ollama behind `embed_url` is a stand-in: every output says so. Default false.
     pub standin: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawArtifacts {
+    /// Where pushed images and models lie: the path of a folder, or file:///path. Hubs on one database share it.
+    /// S3-compatible stores are not supported yet. Default: artifacts in the state folder.
+    pub url: Option<String>,
+    /// Largest blob in bytes. 1048576 to 1099511627776, default 68719476736 (64 GiB).
+    pub max_blob_bytes: u64,
+}
+
+impl Default for RawArtifacts {
+    fn default() -> Self {
+        Self { url: None, max_blob_bytes: 64 << 30 }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -2,7 +2,8 @@
 //!
 //! The same inputs in any order give the same document, and so the same hash.
 use redforge_shared::{
-    desired::{DesiredState, SCHEMA},
+    artifact::reference_key,
+    desired::{Blob, DesiredState, ImageArtifact, SCHEMA, Workload},
     ids::{Digest, HostId, Name},
     manifest,
     policy::Policy,
@@ -19,6 +20,10 @@ pub struct Input {
     pub instances: Vec<(Name, manifest::InstanceSpec)>,
     /// Newest digest of every flow set.
     pub flow_sets: BTreeMap<Name, Digest>,
+    /// The newest image of each reference that the hub can hand out.
+    pub images: BTreeMap<String, ImageArtifact>,
+    /// Blobs of each model that the hub can hand out.
+    pub models: BTreeMap<Digest, Vec<Blob>>,
 }
 
 /// Why there is no document.
@@ -39,7 +44,14 @@ pub fn render(input: &Input) -> Result<DesiredState, RenderError> {
         {
             return Err(RenderError::UnknownFlowSet { instance: name.clone(), flow_set: flow_set.clone() });
         }
-        instances.push(spec.render(name, |flow_set| input.flow_sets.get(flow_set).copied()));
+        let mut spec = spec.render(name, |flow_set| input.flow_sets.get(flow_set).copied());
+        spec.image_artifact = input.images.get(&reference_key(&spec.image)).cloned();
+        if let Workload::Ollama(ollama) = &mut spec.workload {
+            for model in &mut ollama.models {
+                model.blobs = input.models.get(&model.digest).cloned().unwrap_or_default();
+            }
+        }
+        instances.push(spec);
     }
     instances.sort_by(|a, b| a.name.cmp(&b.name));
     if let Some(pair) = instances.windows(2).find(|p| p[0].name == p[1].name) {
@@ -86,6 +98,8 @@ mod tests {
                 instance("z-9", container(3)),
             ],
             flow_sets: BTreeMap::from([(name("mixing"), Digest::of(b"1")), (name("other"), Digest::of(b"2"))]),
+            images: BTreeMap::new(),
+            models: BTreeMap::new(),
         }
     }
 
@@ -123,6 +137,26 @@ mod tests {
         let mut beside = input();
         beside.flow_sets.insert(name("other"), Digest::of(b"4"));
         assert_eq!(hash(&beside), hash(&input()));
+    }
+
+    #[test]
+    fn what_the_hub_can_hand_out_stands_beside_what_names_it_and_nowhere_else() {
+        let (tar, model) = (Blob { digest: Digest::of(b"tar"), bytes: 7 }, Digest::of(b"model"));
+        let image = ImageArtifact { tar, image_id: Digest::of(b"config").to_string() };
+        let mut input = input();
+        let ollama = serde_json::json!({"kind": "ollama", "image": "docker.io/library/any", "ollama": {"models": [
+            {"name": "m", "digest": model}, {"name": "other", "digest": Digest::of(b"other")}]}});
+        input.instances = vec![instance("a", serde_json::json!({"kind": "container"})), instance("llm", ollama)];
+        input.images = BTreeMap::from([("any:latest".into(), image.clone()), ("nobodys:1".into(), image.clone())]);
+        input.models = BTreeMap::from([(model, vec![tar])]);
+        let state = render(&input).expect("renders");
+        let given = |i: &str| state.instance(i).expect("is there").image_artifact.clone();
+        assert_eq!((given("a"), given("llm")), (None, Some(image)));
+        let Workload::Ollama(o) = &state.instance("llm").expect("is there").workload else { panic!("ollama") };
+        assert_eq!((&o.models[0].blobs[..], &o.models[1].blobs[..]), (&[tar][..], &[][..]));
+        // What may be fetched follows from it.
+        assert_eq!(state.instances[1].blobs().collect::<Vec<_>>(), [tar.digest, tar.digest]);
+        assert_eq!(state.instances[0].blobs().count(), 0);
     }
 
     #[test]

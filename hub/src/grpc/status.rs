@@ -2,6 +2,7 @@
 use super::unavailable;
 use crate::{
     api::{ApiError, Violation},
+    depot::DepotError,
     embed::EmbedError,
 };
 use redforge_shared::error::Chain;
@@ -38,7 +39,14 @@ pub fn status(error: &ApiError) -> Status {
             plain(Code::FailedPrecondition, "EMBEDDING_NOT_POSSIBLE", e.to_string())
         }
         ApiError::Embed(e) => plain(Code::Unavailable, "EMBEDDING_FAILED", Chain(e).to_string()),
-        ApiError::Store(_) | ApiError::Pki(_) | ApiError::Random => {
+        ApiError::Depot(e @ (DepotError::Size { .. } | DepotError::Digest { .. })) => {
+            plain(Code::InvalidArgument, "BLOB_REFUSED", e.to_string())
+        }
+        ApiError::Depot(e @ DepotError::Busy(_)) => plain(Code::ResourceExhausted, "UPLOAD_BUSY", e.to_string()),
+        ApiError::Depot(e) if e.is_full() => {
+            plain(Code::ResourceExhausted, "DISK_FULL", "the disk of the hub's artifact store is full".into())
+        }
+        ApiError::Depot(_) | ApiError::Store(_) | ApiError::Pki(_) | ApiError::Random => {
             tracing::error!(error = %Chain(error), "an operator's request failed");
             plain(Code::Internal, "INTERNAL", "the hub could not do this; its log says why".into())
         }

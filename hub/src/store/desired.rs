@@ -1,5 +1,5 @@
 //! Each host's desired state with its generation: read by sessions, written by the one who renders.
-use super::{Act, Store, StoreError, events, hints};
+use super::{Act, Store, StoreError, events, hints, pushed};
 use redforge_shared::{
     desired::Canonical,
     ids::{Digest, HostId, Name},
@@ -38,6 +38,8 @@ pub struct Inputs {
     pub instances: Vec<(Name, serde_json::Value)>,
     /// Newest digest of every flow set that the instances may name.
     pub flow_sets: BTreeMap<Name, Digest>,
+    /// Images and models that the hub can hand out.
+    pub given: pushed::Given,
 }
 
 /// A host's desired state, locked while it is rendered.
@@ -224,7 +226,9 @@ impl PublishTx {
                 .act(ACT)?;
         let policy =
             serde_json::from_value(serde_json::Value::String(row.policy)).map_err(|e| corrupt(ACT, "policy", &e))?;
+        let given = pushed::given(&mut *self.tx).await?;
         Ok(Inputs {
+            given,
             host_name: name(&row.name)?,
             site: name(&row.site)?,
             policy,

@@ -39,7 +39,7 @@ pub enum PublishError {
 
 /// Runs until the stop.
 pub async fn run(store: Store, hints: Hints, clock: SharedClock, stop: CancellationToken) {
-    let mut pace = Pace::new(hints.subscribe(&["host", "instance", "flow_set", "site"]), TICK, stop);
+    let mut pace = Pace::new(hints.subscribe(&["host", "instance", "flow_set", "site", "pushed_artifact"]), TICK, stop);
     // What failed last for a host, so that the log says it once.
     let mut failed: HashMap<HostId, String> = HashMap::new();
     loop {
@@ -103,6 +103,8 @@ async fn write(tx: PublishTx, host: HostId, inputs: Inputs, clock: &SharedClock)
         policy: inputs.policy,
         instances,
         flow_sets: inputs.flow_sets,
+        images: inputs.given.images,
+        models: inputs.given.models,
     };
     let document = render::render(&input).map_err(PublishError::Render)?.canonical().map_err(PublishError::Document)?;
     tx.commit(&document, clock.now()).await.map_err(PublishError::Store)

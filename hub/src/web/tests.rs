@@ -34,6 +34,7 @@ async fn web(db: &TestDatabase) -> Router {
         public_url: "https://hub.example:7443".into(),
         heartbeat: Duration::from_secs(10),
         embed: None,
+        depot: crate::depot::Depot::new("/nonexistent".into(), 1 << 20),
     });
     router(Parts { api, callers, clock, stop: CancellationToken::new() })
 }

@@ -70,6 +70,7 @@ const WALLS: &[Wall] = &[
             "shared/src/manifest",
             "shared/src/units",
             "shared/src/flows",
+            "shared/src/artifact",
         ],
         never: &[
             "redforge_shared::wire",

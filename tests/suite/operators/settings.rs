@@ -38,6 +38,8 @@ const WRONG: &[(&str, &str)] = &[
     ("[state]\ndir = 7", "dir = 7"),
     ("[search]\nembed_url = 'nowhere'", "search.embed_url"),
     ("[search]\nstandin = 'perhaps'", "standin"),
+    ("[artifacts]\nurl = 's3://bucket'", "artifacts.url"),
+    ("[artifacts]\nmax_blob_bytes = 1", "artifacts.max_blob_bytes"),
     ("[pki]\nhost_cert_life_s = 59", "pki.host_cert_life_s"),
     ("[pki]\nserver_cert_life_s = 59", "pki.server_cert_life_s"),
     ("[session]\nheartbeat_interval_ms = 99", "session.heartbeat_interval_ms"),

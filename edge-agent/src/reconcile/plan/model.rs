@@ -153,6 +153,8 @@ pub struct Actual {
     pub flows: BTreeMap<String, FlowsSeen>,
     /// Declared models that answering servers lack, or hold with another content, by container.
     pub models_lacking: BTreeMap<String, Vec<String>>,
+    /// Models that shall be in memory and are not, by container.
+    pub models_unloaded: BTreeMap<String, Vec<String>>,
     /// Jobs that run in the background, or failed too recently to be tried again.
     pub busy: BTreeSet<String>,
     /// Containers that ended again and again and stay down for a while.
@@ -249,6 +251,11 @@ pub mod job_key {
         key.starts_with("image ") || key.starts_with("model ")
     }
 
+    /// A model's way into memory.
+    pub fn load(instance: &Name, model: &str) -> String {
+        format!("load {instance} {model}")
+    }
+
     /// The stop of a container.
     pub fn stop(id: &str) -> String {
         format!("stop {id}")
@@ -275,6 +282,7 @@ pub enum Step {
     DeployFlows { instance: Name, id: String, home: String, digest: Digest, full: bool, credentials: bool },
     StartFlows { instance: Name, id: String },
     PullModel { instance: Name, id: String, model: String },
+    LoadModel { instance: Name, id: String, model: String },
     RemoveVolume { instance: Name, volume: String },
 }
 
@@ -298,6 +306,7 @@ impl Step {
             | Self::DeployFlows { instance, .. }
             | Self::StartFlows { instance, .. }
             | Self::PullModel { instance, .. }
+            | Self::LoadModel { instance, .. }
             | Self::RemoveVolume { instance, .. } => Some(instance),
         }
     }
@@ -394,6 +403,7 @@ impl fmt::Display for Step {
             }
             Self::StartFlows { instance, .. } => write!(f, "{instance}: start flows"),
             Self::PullModel { instance, model, .. } => write!(f, "{instance}: pull model {model}"),
+            Self::LoadModel { instance, model, .. } => write!(f, "{instance}: load model {model} into memory"),
             Self::RemoveVolume { instance, volume } => write!(f, "{instance}: remove volume {volume}"),
         }
     }

@@ -411,7 +411,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
                 assert!(!is_mounted(volume, actual));
                 actual.volumes.remove(volume);
             }
-            Step::DeployFlows { .. } | Step::StartFlows { .. } | Step::PullModel { .. } => {}
+            Step::DeployFlows { .. } | Step::StartFlows { .. } | Step::PullModel { .. } | Step::LoadModel { .. } => {}
         }
     }
 }

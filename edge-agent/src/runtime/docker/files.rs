@@ -45,6 +45,13 @@ impl Docker {
         removed
     }
 
+    pub(super) async fn upload_below(&self, container: &str, folder: &str, files: &[File]) -> Done<()> {
+        let tar = pack_with_folders(container, files)?;
+        let options = query::UploadToContainerOptions { path: folder.into(), ..Default::default() };
+        let put = self.client().await?.upload_to_container(container, Some(options), body_full(tar.into())).await;
+        put.map_err(|e| failed("put files into", container, e))
+    }
+
     async fn remove_helper(&self, names: &Names, helper: &str) -> Done<()> {
         let there = self.client().await?.inspect_container(helper, None::<query::InspectContainerOptions>).await;
         match there {
@@ -72,6 +79,40 @@ impl Docker {
             source: Box::new(e),
         })
     }
+}
+
+/// Folders that are there already keep what is in them.
+fn pack_with_folders(container: &str, files: &[File]) -> Done<Vec<u8>> {
+    let mut all: Vec<(String, Option<&File>)> = Vec::new();
+    for file in files {
+        let parts: Vec<&str> = file.name.split('/').collect();
+        for depth in 1..parts.len() {
+            let folder = format!("{}/", parts[..depth].join("/"));
+            if all.iter().all(|(name, _)| *name != folder) {
+                all.push((folder, None));
+            }
+        }
+        all.push((file.name.clone(), Some(file)));
+    }
+    let bad = |e: std::io::Error| RuntimeError::Refused {
+        act: "put files into",
+        name: container.into(),
+        source: Box::new(e),
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    let owner = u64::from(files.first().map_or(0, |f| f.uid));
+    for (name, file) in all {
+        let mut header = tar::Header::new_ustar();
+        header.set_uid(owner);
+        header.set_gid(owner);
+        let bytes = file.map_or(&[][..], |f| f.bytes.as_slice());
+        header.set_size(bytes.len() as u64);
+        header.set_mode(file.map_or(0o755, |f| f.mode));
+        header.set_entry_type(if file.is_some() { tar::EntryType::Regular } else { tar::EntryType::Directory });
+        header.set_cksum();
+        tar.append_data(&mut header, &name, bytes).map_err(bad)?;
+    }
+    tar.into_inner().map_err(bad)
 }
 
 fn pack(volume: &str, files: &[File]) -> Done<Vec<u8>> {

@@ -2,7 +2,14 @@
 use super::{Docker, failed, incomplete};
 use crate::runtime::{Done, ImageSeen, RuntimeError, meter::Meter};
 use bollard::{errors::Error, models::CreateImageInfo, query_parameters as query};
-use futures_util::TryStreamExt;
+use bytes::BytesMut;
+use futures_util::{TryStreamExt, stream};
+use redforge_shared::artifact::reference_key;
+use std::path::Path;
+use tokio::io::AsyncReadExt as _;
+
+/// Bytes that are handed to the engine at once.
+const PIECE: usize = 256 << 10;
 
 impl Docker {
     pub(super) async fn local_image(&self, reference: &str) -> Done<Option<ImageSeen>> {
@@ -49,6 +56,81 @@ impl Docker {
             source: "the engine pulled it and does not have it".into(),
         })
     }
+
+    pub(super) async fn load(&self, tar: &Path, reference: &str, meter: &Meter) -> Done<ImageSeen> {
+        let unreadable =
+            |e: std::io::Error| RuntimeError::Failed { act: "load", name: reference.into(), source: Box::new(e) };
+        let file = tokio::fs::File::open(tar).await.map_err(unreadable)?;
+        let total = file.metadata().await.map_err(unreadable)?.len();
+        meter.part("load", 0, total);
+        let pieces = stream::try_unfold(file, |mut file| async move {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            let n = file.read_buf(&mut piece).await?;
+            Ok::<_, std::io::Error>((n > 0).then(|| (piece.freeze(), file)))
+        });
+        let options = query::ImportImageOptions { quiet: true, ..Default::default() };
+        let mut said = std::pin::pin!(self.client().await?.import_image_stream(options, pieces, None));
+        let mut loaded = None;
+        while let Some(info) = said.try_next().await.map_err(|e| failed("load", reference, e))? {
+            loaded = info.stream.as_deref().and_then(loaded_image).or(loaded);
+        }
+        meter.whole("load");
+        let nothing = || RuntimeError::Refused {
+            act: "load",
+            name: reference.into(),
+            source: "the tar holds no image that the engine takes".into(),
+        };
+        let loaded = loaded.ok_or_else(nothing)?;
+        let found = self.local_image(&loaded).await?.ok_or_else(nothing)?;
+        if loaded != reference {
+            self.tag(&found.id, reference).await?;
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn tag(&self, image: &str, reference: &str) -> Done<()> {
+        let (repo, tag) = split_tag(reference);
+        let options = query::TagImageOptions { repo: Some(repo.into()), tag: Some(tag.into()) };
+        let tagged = self.client().await?.tag_image(image, Some(options)).await;
+        tagged.map_err(|e| failed("tag", reference, e))
+    }
+
+    pub(super) async fn drop_image(&self, image: &str, reference: &str) -> Done<bool> {
+        let client = self.client().await?;
+        let names = match client.inspect_image(image).await {
+            Ok(found) => found.repo_tags.unwrap_or_default(),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(true),
+            Err(e) => return Err(failed("inspect", image, e)),
+        };
+        let ours = names.iter().find(|name| reference_key(name) == reference_key(reference));
+        let target = match (ours, names.is_empty()) {
+            (Some(name), _) => name.as_str(),
+            (None, true) => image,
+            // Others gave it their names: it is theirs now.
+            (None, false) => return Ok(true),
+        };
+        // Never by force: what a container uses stays, be it ours or not.
+        match client.remove_image(target, None::<query::RemoveImageOptions>, None).await {
+            Ok(_) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(true),
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(false),
+            Err(e) => Err(failed("remove", image, e)),
+        }
+    }
+}
+
+/// What the engine says that it loaded: a reference or an id.
+fn loaded_image(line: &str) -> Option<String> {
+    let line = line.trim();
+    let name = line.strip_prefix("Loaded image: ").or_else(|| line.strip_prefix("Loaded image ID: "))?;
+    Some(name.trim().to_owned()).filter(|n| !n.is_empty())
+}
+
+/// A reference as name and tag.
+fn split_tag(reference: &str) -> (&str, &str) {
+    match reference.rsplit_once(':') {
+        Some((repo, tag)) if !tag.contains('/') => (repo, tag),
+        _ => (reference, "latest"),
+    }
 }
 
 /// What the engine says while it pulls: layers by id. Only what comes over the wire is counted, not the unpacking.
@@ -65,6 +147,15 @@ fn note(meter: &Meter, info: &CreateImageInfo) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_loaded_is_read_out_of_the_engines_words() {
+        assert_eq!(loaded_image("Loaded image: redforge.local/press:1\n").as_deref(), Some("redforge.local/press:1"));
+        assert_eq!(loaded_image("Loaded image ID: sha256:00ff\n").as_deref(), Some("sha256:00ff"));
+        assert_eq!(loaded_image("{\"progress\"}"), None);
+        assert_eq!(split_tag("host:5000/a/b"), ("host:5000/a/b", "latest"));
+        assert_eq!(split_tag("host:5000/a/b:1.2"), ("host:5000/a/b", "1.2"));
+    }
 
     /// Lines as an engine 20.10 wrote them.
     #[test]

@@ -48,6 +48,7 @@ fn view() -> StatusView {
         facts: HostFacts::default(),
         warnings: vec![],
         holds: vec![],
+        unneeded: vec![],
     }
 }
 

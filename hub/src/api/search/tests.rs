@@ -294,6 +294,7 @@ async fn a_text_is_refused_where_it_cannot_be_embedded() {
         public_url: String::new(),
         heartbeat: Duration::from_secs(1),
         embed: None,
+        depot: crate::depot::Depot::new("/nonexistent".into(), 1 << 20),
     });
     let request = pb::SearchRequest { query: Some(Asked::Text("x".into())), ..Default::default() };
     let e = without.search(&VIEWER, request).await.expect_err("no server");

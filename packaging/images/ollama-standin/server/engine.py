@@ -13,6 +13,8 @@ THREADS = int(os.environ.get("OLLAMA_NUM_THREAD", "2"))
 KEEP_S = 300.0
 FOREVER = 4e9
 CHAT_CONTEXT = 2048
+# Tokens of context that were asked for; 0 = the model's own, or what is small enough here
+CONTEXT = int(os.environ.get("OLLAMA_CONTEXT_LENGTH") or 0)
 
 _loaded = {}
 _lock = threading.RLock()
@@ -45,7 +47,8 @@ def use(name, keep_alive=None):
             params.hostnames, params.port = ["127.0.0.1"], 0
             params.n_parallel, params.warmup, params.verbosity = 1, False, 0
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
-            params.n_ctx = info["details"]["context_length"] if info["embeds"] else CHAT_CONTEXT
+            own = info["details"]["context_length"]
+            params.n_ctx = min(CONTEXT or own, own) if info["embeds"] else CONTEXT or CHAT_CONTEXT
             if info["embeds"]:
                 params.embedding = True
                 params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

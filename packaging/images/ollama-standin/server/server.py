@@ -57,7 +57,8 @@ def embed(body):
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise shelf.Refused(400, "invalid input type")
-    rows = [engine.embed_one(entry, text, body.get("truncate", True)) for text in texts]
+    # Ollama takes one empty text for none: the model is loaded, and that is all.
+    rows = [engine.embed_one(entry, text, body.get("truncate", True)) for text in texts if text or len(texts) > 1]
     return {"model": body.get("model"), "embeddings": [vector for vector, _ in rows],
             "total_duration": time.monotonic_ns() - begun, "load_duration": load_ns,
             "prompt_eval_count": sum(count for _, count in rows)}
@@ -70,6 +71,12 @@ def embeddings(body):
 
 def generate(body, chat):
     begun, name = time.monotonic_ns(), body.get("model")
+    asked = body.get("messages" if chat else "prompt")
+    if not asked and str(body.get("keep_alive")) in ("0", "0s"):
+        engine.forget(shelf.describe(name)["name"])
+        said = {"message": {"role": "assistant", "content": ""}} if chat else {"response": ""}
+        yield {"model": name, "created_at": now(), **said, "done": True, "done_reason": "unload"}
+        return
     entry, load_ns = engine.use(name, body.get("keep_alive"))
     if entry["info"]["embeds"]:
         raise shelf.Refused(400, f'"{name}" does not support {"chat" if chat else "generate"}')
@@ -89,6 +96,10 @@ def generate(body, chat):
             yield line("", done=True, load_duration=load_ns, total_duration=time.monotonic_ns() - begun, **facts)
 
 
+def copy(body):
+    shelf.copy(body.get("source"), body.get("destination"))
+
+
 def join(lines):
     """The one answer of `stream: false`."""
     last = dict(lines[-1])
@@ -105,6 +116,7 @@ ANSWERS = {
     ("GET", "/api/ps"): ps,
     ("POST", "/api/show"): show,
     ("DELETE", "/api/delete"): delete,
+    ("POST", "/api/copy"): copy,
     ("POST", "/api/embed"): embed,
     ("POST", "/api/embeddings"): embeddings,
 }
@@ -170,9 +182,35 @@ class Door(http.server.BaseHTTPRequestHandler):
             raise shelf.Refused(400, "invalid JSON")
         return body
 
+    def blob(self, digest):
+        """HEAD: is it there? POST: takes it, however large it is."""
+        if self.command == "HEAD":
+            self.send(200 if shelf.blob_path(digest).exists() else 404, "text/plain; charset=utf-8", b"")
+            return
+        left = int(self.headers.get("Content-Length") or 0)
+
+        def parts():
+            nonlocal left
+            while left > 0:
+                block = self.rfile.read(min(left, shelf.PART_BYTES))
+                if not block:
+                    raise shelf.Refused(400, "unexpected EOF")
+                left -= len(block)
+                yield block
+
+        try:
+            there = shelf.put_blob(digest, parts())
+        finally:
+            # what is left of the body would be taken for the next request
+            self.close_connection = self.close_connection or left > 0
+        self.send_json(200 if there else 201, None)
+
     def answer(self):
         asked = ("GET" if self.command == "HEAD" else self.command, self.path.split("?")[0])
         try:
+            if asked[1].startswith("/api/blobs/") and self.command in ("HEAD", "POST"):
+                self.blob(asked[1].removeprefix("/api/blobs/"))
+                return
             body = self.read_body()
             if asked == ("GET", "/"):
                 self.send(200, "text/plain; charset=utf-8", b"Ollama is running (Ollama stand-in)")

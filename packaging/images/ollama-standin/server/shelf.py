@@ -1,4 +1,4 @@
-"""Models on disk, in Ollama's layout: manifests/library/<model>/<tag> and blobs/sha256-<hex>.
+"""Models on disk, in Ollama's layout: manifests/<host>/<namespace>/<model>/<tag> and blobs/sha256-<hex>.
 
 A model's digest is the SHA-256 of its manifest, and the manifest's bytes depend on the model alone. `pull` copies from
 the library inside the image, as a download would: in parts, resumable, checked, then named.
@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import struct
+import threading
 
 ROOT = pathlib.Path(os.environ.get("OLLAMA_MODELS") or pathlib.Path.home() / ".ollama/models")
 LIBRARY = pathlib.Path(os.environ.get("OLLAMA_STANDIN_LIBRARY", "/models"))
@@ -26,7 +28,7 @@ class Refused(Exception):
 def full_name(name):
     if not isinstance(name, str) or not name:
         raise Refused(400, "model is required")
-    if ":" not in name:
+    if ":" not in name.rsplit("/", 1)[-1]:
         name += ":latest"
     plain = name.replace("/", "").replace(":", "").replace("-", "").replace(".", "").replace("_", "")
     if not plain.isalnum() or ".." in name or name.startswith("/"):
@@ -34,13 +36,50 @@ def full_name(name):
     return name
 
 
+HOST = "registry.ollama.ai"
+DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
+
+
 def manifest_path(name):
-    model, tag = full_name(name).rsplit(":", 1)
-    return ROOT / "manifests" / (model if "/" in model else f"library/{model}") / tag
+    full = full_name(name)
+    last = full.rsplit("/", 1)[-1]
+    model, tag = full[: len(full) - len(last)] + last.rsplit(":", 1)[0], last.rsplit(":", 1)[1]
+    parts = model.split("/")
+    folder = {1: [HOST, "library"], 2: [HOST]}.get(len(parts), []) + parts
+    return ROOT.joinpath("manifests", *folder, tag)
 
 
 def blob_path(digest):
+    if not DIGEST.fullmatch(digest):
+        raise Refused(400, "invalid digest format")
     return ROOT / "blobs" / digest.replace(":", "-")
+
+
+def put_blob(digest, parts):
+    """Takes a blob as it comes; one that is not what it says is not kept. True if it was there already."""
+    kept = blob_path(digest)
+    if kept.exists():
+        return True
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_name(f"{kept.name}-coming-{os.getpid()}-{threading.get_ident()}")
+    found = hashlib.sha256()
+    try:
+        with open(part, "wb") as out:
+            for block in parts:
+                found.update(block)
+                out.write(block)
+        if "sha256-" + found.hexdigest() != kept.name:
+            raise Refused(400, f"digest mismatch, expected {digest!r}, got 'sha256:{found.hexdigest()}'")
+        os.replace(part, kept)
+    finally:
+        part.unlink(missing_ok=True)
+    return False
+
+
+def copy(source, destination):
+    """Gives a model a second name: the manifest's bytes, and so its digest, are the same."""
+    raw, _ = read_manifest(source)
+    write_whole(manifest_path(destination), raw)
 
 
 def write_whole(path, raw):
@@ -53,9 +92,10 @@ def write_whole(path, raw):
 def names():
     base = ROOT / "manifests"
     for path in sorted(base.rglob("*")):
-        if path.is_file() and not path.name.endswith(".part"):
-            model = str(path.parent.relative_to(base))
-            yield f"{model.removeprefix('library/')}:{path.name}"
+        host, *folder = path.relative_to(base).parts
+        if path.is_file() and not path.name.endswith(".part") and len(folder) == 3:
+            model = "/".join([host, *folder[:2]]).removeprefix(HOST + "/").removeprefix("library/")
+            yield f"{model}:{path.name}"
 
 
 def read_manifest(name):

@@ -1,0 +1,112 @@
+//! What nothing needs goes after its time, what others brought never.
+use super::*;
+use redforge_shared::desired::{Blob, ImageArtifact};
+
+const REMOVED: &str = "remove image sha256:large:1";
+
+/// An agent whose host pulled `large:1` for the instance `a`, beside an instance whose image was there before.
+async fn with_a_pulled_image(rule: CleanUp) -> (Arc<FakeRuntime>, Agent, ManualClock) {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let clock = ManualClock::new(time::OffsetDateTime::UNIX_EPOCH);
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
+    agent.reconciler.deps.clean_up = rule;
+    agent.want(vec![with_large(), plain("b")]).await;
+    engine.send_image("large:1", 1, 2);
+    agent.passes(2).await;
+    engine.send_image("large:1", 2, 2);
+    agent.passes(8).await;
+    assert_eq!((agent.status("a").phase, agent.status("b").phase), (Phase::Running, Phase::Running));
+    (engine, agent, clock)
+}
+
+fn with_large() -> InstanceSpec {
+    spec("a", "large:1", Workload::Container(Container::default()))
+}
+
+fn unneeded(agent: &Agent) -> Vec<String> {
+    agent.reconciler.unneeded.borrow().iter().map(|u| u.name.clone()).collect()
+}
+
+const A_MINUTE: CleanUp = CleanUp { enabled: true, min_age: Duration::from_secs(60) };
+
+#[tokio::test]
+async fn only_an_image_that_the_agent_brought_goes_and_only_when_nothing_needs_it_for_long_enough() {
+    let (engine, mut agent, clock) = with_a_pulled_image(A_MINUTE).await;
+    clock.advance(Duration::from_secs(86_400));
+    agent.passes(2).await;
+    assert!(unneeded(&agent).is_empty(), "it is needed: {:?}", unneeded(&agent));
+    agent.want(vec![plain("b")]).await;
+    agent.passes(8).await;
+    assert_eq!(unneeded(&agent), ["large:1"], "it is listed before it goes");
+    clock.advance(Duration::from_secs(59));
+    agent.passes(2).await;
+    // Needed again in between: its time begins anew.
+    agent.want(vec![with_large(), plain("b")]).await;
+    agent.passes(8).await;
+    assert!(unneeded(&agent).is_empty());
+    agent.want(vec![plain("b")]).await;
+    agent.passes(8).await;
+    clock.advance(Duration::from_secs(59));
+    agent.passes(2).await;
+    assert!(!engine.take_journal().contains(&REMOVED.to_owned()), "it is too young");
+    clock.advance(Duration::from_secs(2));
+    // Another process remembers it.
+    let deps_clock = agent.reconciler.deps.clock.clone();
+    agent.restart(&engine);
+    (agent.reconciler.deps.clock, agent.reconciler.deps.clean_up) = (deps_clock, A_MINUTE);
+    agent.passes(4).await;
+    assert!(engine.take_journal().contains(&REMOVED.to_owned()), "it has its age");
+    assert!(unneeded(&agent).is_empty());
+    // What was on the engine before stays, however long nobody needs it.
+    agent.want(vec![]).await;
+    agent.passes(8).await;
+    clock.advance(Duration::from_secs(86_400 * 365));
+    agent.passes(4).await;
+    let removed: Vec<_> = engine.take_journal().into_iter().filter(|j| j.starts_with("remove image")).collect();
+    assert!(removed.is_empty(), "{removed:?}");
+}
+
+/// The same, with the rule taken out: then it stays and is only listed.
+#[tokio::test]
+async fn nothing_goes_where_clean_up_is_switched_off() {
+    let (engine, mut agent, clock) = with_a_pulled_image(CleanUp { enabled: false, ..A_MINUTE }).await;
+    agent.want(vec![plain("b")]).await;
+    agent.passes(8).await;
+    clock.advance(Duration::from_secs(86_400 * 365));
+    agent.passes(4).await;
+    assert!(!engine.take_journal().contains(&REMOVED.to_owned()));
+    let listed = agent.reconciler.unneeded.borrow().clone();
+    assert_eq!((listed.len(), listed[0].removed_at), (1, None));
+}
+
+/// Blobs that came for what is no longer named do not stay, whole or in part; those that are named do.
+#[tokio::test]
+async fn blobs_that_nothing_names_are_forgotten_and_named_ones_stay() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    agent.reconciler.deps.blobs = dir.path().to_owned();
+    agent.reconciler.shelf.folder = dir.path().join("sha256");
+    std::fs::create_dir_all(dir.path().join("sha256")).expect("own folder");
+    let (named, other) = (Digest::of(b"named"), Digest::of(b"other"));
+    for file in [format!("{}.part", named.hex()), other.hex(), format!("{}.part", other.hex()), "notes".into()] {
+        std::fs::write(dir.path().join("sha256").join(file), b"x").expect("own folder");
+    }
+    agent.ledger.want(other).await.expect("noted");
+    let tar = Blob { digest: named, bytes: 9 };
+    let artifact = ImageArtifact { tar, image_id: Digest::of(b"id").to_string() };
+    agent.want(vec![InstanceSpec { image_artifact: Some(artifact), ..with_large() }]).await;
+    agent.passes(3).await;
+    let mut left: Vec<String> = std::fs::read_dir(dir.path().join("sha256"))
+        .expect("own folder")
+        .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    left.sort();
+    let mut expected = vec![format!("{}.part", named.hex()), "notes".to_owned()];
+    expected.sort();
+    assert_eq!(left, expected);
+    assert_eq!(agent.ledger.wanted().await.expect("reads"), [named], "what is named is asked for");
+    let progress = agent.status("a").progress.expect("it comes");
+    assert_eq!((progress.what.as_str(), progress.done_bytes, progress.total_bytes), ("large:1", 1, 9));
+}
