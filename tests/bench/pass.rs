@@ -104,6 +104,7 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
+        queues_heard: None,
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(240);

@@ -61,6 +61,8 @@ pub struct Remembered {
     deployed: BTreeMap<Name, Deployed>,
     /// Home of each broker that held the agent's session.
     sessions: BTreeMap<Name, String>,
+    /// How many containers instances that scale by themselves had last.
+    pub scaled: BTreeMap<Name, u32>,
 }
 
 impl Remembered {
@@ -73,6 +75,7 @@ impl Remembered {
             applied: rows(ledger, "applied").await?,
             deployed: rows(ledger, "deployed").await?,
             sessions: rows(ledger, "session").await?,
+            scaled: rows(ledger, "scale").await?,
         })
     }
 
@@ -173,6 +176,14 @@ impl Remembered {
         Ok(())
     }
 
+    pub async fn set_scaled(&mut self, ledger: &Ledger, instance: &Name, replicas: u32) -> Result<(), ReconcileError> {
+        if self.scaled.get(instance) != Some(&replicas) {
+            write(ledger, "scale", instance.as_str(), Some(&replicas)).await?;
+            self.scaled.insert(instance.clone(), replicas);
+        }
+        Ok(())
+    }
+
     /// Did this instance run this flow set before: is another content an edit by hand?
     pub fn was_deployed(&self, instance: &Name, digest: Digest) -> bool {
         self.deployed.get(instance).is_some_and(|d| d.digest == digest)
@@ -188,6 +199,7 @@ impl Remembered {
             ("applied", names_of(&self.applied)),
             ("deployed", names_of(&self.deployed)),
             ("session", names_of(&self.sessions)),
+            ("scale", names_of(&self.scaled)),
         ];
         for (kind, names) in kinds {
             for name in names.iter().filter(|n| !keep(n)) {
@@ -199,6 +211,7 @@ impl Remembered {
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));
+        self.scaled.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
         let used: BTreeSet<&str> = specs.map(|s| s.image.as_str()).collect();
         let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(i.as_str())).cloned().collect();

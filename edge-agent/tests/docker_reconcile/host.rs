@@ -181,6 +181,7 @@ fn run(
         gateway_port: 7462,
         brokers_heard,
         capacity: None,
+        queues_heard: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     let tasks = Tasks::new();
