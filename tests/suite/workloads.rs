@@ -4,6 +4,7 @@ mod dark;
 mod doctor;
 mod kills;
 mod out;
+mod replicas;
 mod rollback;
 mod site;
 mod status_words;
