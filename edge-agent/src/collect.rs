@@ -7,11 +7,13 @@ pub mod http;
 pub mod logs;
 pub mod mqtt;
 pub mod payload;
+mod queues;
 mod refusals;
 
-use crate::{db::outbox::Outbox, privacy::Gate};
+use crate::{db::outbox::Outbox, privacy::Gate, runtime::QueuesHeard};
 use redforge_shared::clock::SharedClock;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Pause before something that the outbox could not take is offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(500);
@@ -23,11 +25,19 @@ pub struct Tools {
     pub outbox: Outbox,
     pub clock: SharedClock,
     refusals: refusals::Refusals,
+    queues: watch::Sender<QueuesHeard>,
 }
 
 impl Tools {
     /// What collectors need to bring a record from its source to the outbox.
     pub fn new(gate: Gate, outbox: Outbox, clock: SharedClock) -> Self {
-        Self { gate, outbox, clock, refusals: refusals::Refusals::default() }
+        let queues = watch::Sender::new(QueuesHeard::new());
+        Self { gate, outbox, clock, refusals: refusals::Refusals::default(), queues }
+    }
+
+    /// The same, telling this channel what instances say of their queues.
+    #[must_use]
+    pub fn telling(self, queues: watch::Sender<QueuesHeard>) -> Self {
+        Self { queues, ..self }
     }
 }

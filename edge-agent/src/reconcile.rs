@@ -6,7 +6,7 @@ use crate::{
     db::ledger::{AcceptedDesired, Ledger, Site},
     privacy::RawDraft,
     runtime::{
-        BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, Runtime,
+        BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, QueuesHeard, Runtime,
         names::{Names, Pool},
     },
     workload::{self, Rendered, Secrets, Surroundings, Unmet},
@@ -31,7 +31,7 @@ use redforge_shared::{
     ids::{Digest, HostId, Name},
     report::{Health, HostStatus, Phase, Sync},
 };
-use scaling::Counts;
+use scaling::{Counts, Loads};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -102,6 +102,8 @@ pub struct Deps {
     pub gateway_port: u16,
     /// What `collect` hears of the host's brokers. None: nothing is collected, and no instance waits for a session.
     pub brokers_heard: Option<watch::Receiver<BrokersHeard>>,
+    /// What instances say that waits for them. None: nobody listens.
+    pub queues_heard: Option<watch::Receiver<QueuesHeard>>,
     /// What the host has for its instances; none = not known, and taken as enough.
     pub capacity: Option<plan::room::Capacity>,
     /// When images and models that nothing needs are removed.
@@ -127,6 +129,7 @@ pub struct Reconciler {
     unneeded: watch::Sender<Vec<Unneeded>>,
     /// The accepted state whose blobs alone are left.
     swept: Option<Digest>,
+    loads: Loads,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
     told: Mutex<Option<OffsetDateTime>>,
@@ -197,6 +200,7 @@ impl Reconciler {
             wake: None,
             said: survey::Said::default(),
             doors: Doors::default(),
+            loads: Loads::default(),
             status: watch::Sender::new(nothing),
             told: Mutex::default(),
             brokers: watch::Sender::new(vec![]),
@@ -242,6 +246,7 @@ impl Reconciler {
         let mut ledger = self.deps.ledger.subscribe();
         let done = self.jobs.done();
         let mut heard = self.deps.brokers_heard.clone();
+        let mut queues = self.deps.queues_heard.clone();
         let mut events: Option<BoxStream<'static, ()>> = None;
         let mut wait = SOON;
         loop {
@@ -268,6 +273,7 @@ impl Reconciler {
                 news = ledger.changed() => if news.is_err() { return },
                 () = done.notified() => {}
                 () = sessions::news(&mut heard) => {}
+                () = scaling::news(&mut queues) => gather = SOON,
                 opened = self.doors.one_opens() => {
                     self.doors.note(opened);
                     wait = SOON;
@@ -334,11 +340,13 @@ impl Reconciler {
         }
         memory.forget_others(&ledger, &accepted.state).await?;
 
+        self.note_queues(&accepted.state);
         let mut view = self.look(accepted, memory).await?;
         self.jobs.keep_wanted(&fetches::wanted(&view.chosen.state));
         self.remember_sessions(&view, memory).await?;
         self.remember_crashes(&view, memory).await?;
         self.keep_asking(&view);
+        self.remember_counts(&view, memory).await?;
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
@@ -375,10 +383,11 @@ impl Reconciler {
         self.wake = self.next_look(&view, memory);
         self.publish_sources(&view);
         self.remember_doors(&view);
+        let scales = self.measure(&view, &ready, memory).await;
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
         let fetching = status.instances.iter().any(|i| i.progress.is_some());
-        let moved = faults.is_empty() && steps.iter().any(plan::Step::moves);
+        let moved = scales || faults.is_empty() && steps.iter().any(plan::Step::moves);
         Ok(match (changed || moved, steps.is_empty() && !coming_up) {
             (true, _) => Pace::Changed,
             (false, _) if fetching => Pace::Fetching,
@@ -424,7 +433,7 @@ impl Reconciler {
         }
         let homes = sessions::homes(state, &rendered, &seen);
         let waits = self.waits(state, &homes, memory);
-        let counts = self.counts(state, &seen, memory);
+        let counts = self.counts(state, memory);
         let around = (&counts, self.deps.capacity);
         let desired = reduce::desired(&self.names, &chosen, &site, (&rendered, &unmet), &waits, around);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
@@ -447,19 +456,6 @@ impl Reconciler {
             self.secrets.insert(name, secret);
         }
         Ok(())
-    }
-
-    /// The subnet set by hand, else the one kept, else the pool in order.
-    async fn subnets(&self) -> Result<Vec<String>, ReconcileError> {
-        if let Some(subnet) = &self.deps.subnet {
-            return Ok(vec![subnet.clone()]);
-        }
-        let kept = self.deps.ledger.kv_get(execute::SUBNET_KEY).await.map_err(ReconcileError::Ledger)?;
-        let kept = kept.and_then(|b| String::from_utf8(b).ok());
-        let routes = survey::host_routes();
-        // One that hides a network of the host would cut it off.
-        let free = self.deps.pool.subnets().filter(|s| !survey::overlaps(s, &routes));
-        Ok(kept.into_iter().chain(free).collect())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     page::{self, Page, Sources, Stage},
     privacy::Gate,
     reconcile::{self, Reconciler},
-    runtime::{BrokersHeard, Runtime, docker::Docker},
+    runtime::{BrokersHeard, QueuesHeard, Runtime, docker::Docker},
 };
 use anyhow::Context;
 use redforge_shared::{
@@ -109,6 +109,7 @@ async fn start(
     let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
     tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
 
+    let (queues_out, queues_heard) = watch::channel(QueuesHeard::new());
     let (heard_out, brokers_heard) = watch::channel(BrokersHeard::new());
     let reconciler = Reconciler::new(reconcile::Deps {
         ledger: ledger.clone(),
@@ -122,6 +123,7 @@ async fn start(
         limits: config.runtime.limits,
         gateway_port: config.gateway_port,
         brokers_heard: Some(brokers_heard),
+        queues_heard: Some(queues_heard),
         capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
         clean_up: config.clean_up,
     });
@@ -148,7 +150,7 @@ async fn start(
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
     let (drafts_out, drafts) = watch::channel(Vec::new());
     tasks.spawn("drafts", drafts::run(edited, gate.clone(), drafts_out, stop.clone()));
-    let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock));
+    let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock)).telling(queues_out);
     tools_out.send_replace(Some(tools.clone()));
     let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, heard_out, stop.clone());
     tasks.spawn("collect mqtt", mqtt);

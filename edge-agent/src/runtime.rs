@@ -82,6 +82,16 @@ impl fmt::Debug for IngestDoor {
 /// `reconcile`.
 pub type BrokersHeard = BTreeMap<String, u64>;
 
+/// What an instance last said that waits for it, and when that was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueHeard {
+    pub waiting: u64,
+    pub at: tokio::time::Instant,
+}
+
+/// By instance. From `collect` to `reconcile`.
+pub type QueuesHeard = BTreeMap<Name, QueueHeard>;
+
 /// A container whose output may be collected. Read by `collect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSource {
@@ -447,6 +457,8 @@ pub trait Runtime: Send + Sync {
     /// Removes a stopped container with its anonymous volumes. One that is gone is fine.
     fn remove_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>>;
     fn signal<'a>(&'a self, container: &'a str, signal: Signal) -> Boxed<'a, Done<()>>;
+    /// CPU time that the container has used since its start, in nanoseconds.
+    fn cpu_time_ns<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<u64>>;
     /// The regular files of one folder of a container, by name; at most 4 MiB together.
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>>;
     /// The image if it is on the host.

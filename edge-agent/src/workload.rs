@@ -88,6 +88,7 @@ impl Rendered {
         for m in container.mounts.iter_mut().filter(|m| self.own.contains(&m.volume)) {
             m.volume = Names::replica_volume(&m.volume, number);
         }
+        container.env.insert("REDFORGE_INSTANCE".into(), instance.to_string());
         container.env.insert("REDFORGE_REPLICA".into(), number.to_string());
         // Two clients of one id throw each other out of the broker.
         container.env.insert("REDFORGE_CLIENT_ID".into(), format!("{instance}-{number}"));

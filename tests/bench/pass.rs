@@ -108,6 +108,7 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
             enabled: true,
             min_age: std::time::Duration::from_secs(86_400),
         },
+        queues_heard: None,
     });
     let status = reconciler.status();
     let deadline = Instant::now() + Duration::from_secs(240);

@@ -8,6 +8,7 @@ mod hostile;
 mod hot_deploy;
 mod kills;
 mod out;
+mod replicas;
 mod rollback;
 mod secrets;
 mod site;

@@ -4,11 +4,11 @@
 //! durable. The loop that reads the socket only ever hands messages over and never waits for an ack to be taken: a client
 //! that does can wait for itself for ever. Each connection has its own queue of acks, which dies with it: an ack must not
 //! meet another message that got the same packet id on the next connection.
-use super::{OFFER_AGAIN, Tools, broker::Broker, payload};
+use super::{OFFER_AGAIN, Tools, broker::Broker, payload, queues};
 use crate::{
     db::outbox::OutboxError,
     privacy::Released,
-    runtime::{BrokerEndpoint, BrokersHeard},
+    runtime::{BrokerEndpoint, BrokersHeard, QueuesHeard},
 };
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -16,6 +16,7 @@ use redforge_shared::{
     error::Chain,
     ids::{Digest, HostId, Name},
     record::RecordClass,
+    scale::SCALE_TOPIC,
 };
 use rumqttc::{
     AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions, Packet, Publish, QoS, SubscribeFilter,
@@ -161,7 +162,7 @@ async fn connection(
     let progress = Progress::default();
     // All of them run at once; the first to end ends the others, and with them the queue of acks.
     tokio::select! {
-        ended = listen(&mut events, &client, &hand_over, &progress, &broker) => ended,
+        ended = listen(&mut events, &client, &hand_over, &progress, (&broker, &tools.queues)) => ended,
         ended = take(queue, &client, tools, &progress, &endpoint.instance) => ended,
         ended = watch_for_stall(&progress) => ended,
         ended = broker.count() => ended.map_err(LinkError::Outbox),
@@ -174,7 +175,7 @@ async fn listen(
     client: &AsyncClient,
     hand_over: &mpsc::UnboundedSender<Publish>,
     progress: &Progress,
-    broker: &Broker,
+    (broker, told): (&Broker, &watch::Sender<QueuesHeard>),
 ) -> Result<Infallible, LinkError> {
     loop {
         match events.poll().await.map_err(Box::new)? {
@@ -182,7 +183,8 @@ async fn listen(
                 broker.connected(ack.session_present);
                 let records = SubscribeFilter::new(format!("{}+", payload::TOPIC), QoS::AtLeastOnce);
                 let sys = SubscribeFilter::new(DROPPED.into(), QoS::AtMostOnce);
-                client.try_subscribe_many([records, sys]).map_err(Box::new)?;
+                let queues = SubscribeFilter::new(format!("{SCALE_TOPIC}+"), QoS::AtMostOnce);
+                client.try_subscribe_many([records, sys, queues]).map_err(Box::new)?;
             }
             // The broker may keep its own numbers from us; records it may not.
             Event::Incoming(Packet::SubAck(a)) => match a.return_codes.first() {
@@ -190,6 +192,7 @@ async fn listen(
                 _ => return Err(LinkError::Subscription),
             },
             Event::Incoming(Packet::Publish(p)) if p.topic == DROPPED => broker.said(&p.payload),
+            Event::Incoming(Packet::Publish(p)) if queues::take(&p.topic, &p.payload, told) => {}
             Event::Incoming(Packet::Publish(p)) => {
                 let taken = progress.taken.fetch_add(1, Ordering::Relaxed);
                 if taken - progress.acked.load(Ordering::Relaxed) > MAX_QUEUED as u64 {

@@ -15,6 +15,7 @@ use redforge_shared::{
 use rusqlite::{Connection, OptionalExtension as _, params};
 use rusqlite_migration::{M, Migrations};
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, RwLock},
 };

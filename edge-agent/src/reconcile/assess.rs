@@ -25,7 +25,7 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, NodeRed, Ollama, Workload},
     flows::FlowSet,
-    ids::Name,
+    ids::{Digest, Name},
     report::{
         Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync,
         preflight::{self, ChangeStep, Preflight},

@@ -85,6 +85,8 @@ pub struct Remembered {
     pub brought_images: BTreeMap<String, Brought>,
     /// By instance and model.
     pub brought_models: BTreeMap<String, Brought>,
+    /// How many containers instances that scale by themselves had last.
+    pub scaled: BTreeMap<Name, u32>,
 }
 
 impl Remembered {
@@ -99,6 +101,7 @@ impl Remembered {
             sessions: rows(ledger, "session").await?,
             brought_images: rows(ledger, "brought_image").await?,
             brought_models: rows(ledger, "brought_model").await?,
+            scaled: rows(ledger, "scale").await?,
         })
     }
 
@@ -234,6 +237,14 @@ impl Remembered {
         Ok(())
     }
 
+    pub async fn set_scaled(&mut self, ledger: &Ledger, instance: &Name, replicas: u32) -> Result<(), ReconcileError> {
+        if self.scaled.get(instance) != Some(&replicas) {
+            write(ledger, "scale", instance.as_str(), Some(&replicas)).await?;
+            self.scaled.insert(instance.clone(), replicas);
+        }
+        Ok(())
+    }
+
     /// Forgets instances that are no longer desired, so that a later one of the same name begins anew, and image ids that
     /// nobody refers to any more, so that a later use of the reference asks what it means then.
     pub async fn forget_others(&mut self, ledger: &Ledger, state: &DesiredState) -> Result<(), ReconcileError> {
@@ -244,6 +255,7 @@ impl Remembered {
             ("applied", names_of(&self.applied)),
             ("deployed", names_of(&self.deployed)),
             ("session", names_of(&self.sessions)),
+            ("scale", names_of(&self.scaled)),
         ];
         for (kind, names) in kinds {
             for name in names.iter().filter(|n| !keep(n)) {
@@ -255,6 +267,7 @@ impl Remembered {
         self.applied.retain(|n, _| keep(n));
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));
+        self.scaled.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
         let used: BTreeSet<String> = specs.map(image_key).collect();
         let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(*i)).cloned().collect();

@@ -2,7 +2,8 @@
 use crate::{
     runtime::{ContainerSeen, ContainerState, HostSeen, Runtime},
     workload::{
-        CONFIG_PATH, Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, ollama::OllamaSeen, probe, tika, valkey, valkey::CacheSeen,
+        CONFIG_PATH, Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, ollama::OllamaSeen, probe,
+        tika, valkey, valkey::CacheSeen,
     },
 };
 use futures_util::future::join_all;

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 pub mod model;
 mod replicas;
 pub mod room;
+pub mod scale;
 #[cfg(test)]
 mod tests;
 

@@ -21,7 +21,9 @@ pub fn homes(state: &DesiredState, rendered: &BTreeMap<Name, Rendered>, seen: &H
     let places = state.instances.iter().filter_map(|i| match i.workload {
         Workload::Mosquitto(_) => Some((&i.name, mosquitto::DATA_PATH)),
         Workload::NodeRed(_) => Some((&i.name, node_red::DATA_PATH)),
-        Workload::Ollama(_) | Workload::Container(_) => None,
+        Workload::Ollama(_) | Workload::Valkey(_) | Workload::Redis(_) | Workload::Tika(_) | Workload::Container(_) => {
+            None
+        }
     });
     let home = |name: &Name, path: &str| {
         let mut mounts = rendered.get(name)?.container.mounts.iter();

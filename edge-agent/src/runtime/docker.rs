@@ -228,6 +228,18 @@ impl Runtime for Docker {
         })
     }
 
+    fn cpu_time_ns<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<u64>> {
+        Box::pin(async move {
+            // One shot: without it the engine waits for a second sample.
+            let options = query::StatsOptions { stream: false, one_shot: true };
+            let stats = self.client().await?.stats(container, Some(options)).next().await;
+            let stats =
+                stats.ok_or_else(|| incomplete("measure", container))?.map_err(|e| failed("measure", container, e))?;
+            let used = stats.cpu_stats.and_then(|c| c.cpu_usage).and_then(|u| u.total_usage);
+            used.ok_or_else(|| incomplete("measure", container))
+        })
+    }
+
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>> {
         self.fetch_files(container, folder).boxed()
     }

@@ -53,6 +53,7 @@ struct Made {
     host: HostId,
     seen: ContainerSeen,
     spec: ContainerSpec,
+    cpu_time_ns: u64,
 }
 
 impl FakeRuntime {
@@ -168,6 +169,11 @@ impl FakeRuntime {
         world.containers.get_mut(container).expect("the container is there").seen.state = state;
     }
 
+    /// The container has used this much CPU time more.
+    pub fn use_cpu(&self, container: &str, ns: u64) {
+        self.world().containers.get_mut(container).expect("the container is there").cpu_time_ns += ns;
+    }
+
     /// Every container of every host with its state, by name.
     pub fn containers(&self) -> BTreeMap<String, (HostId, ContainerState, ContainerSpec)> {
         let made = |(name, m): (&String, &Made)| (name.clone(), (m.host, m.seen.state, m.spec.clone()));
@@ -245,7 +251,7 @@ impl World {
             volumes: spec.mounts.iter().map(|m| m.volume.clone()).collect(),
             ports: spec.ports.clone(),
         };
-        self.containers.insert(name, Made { host: names.host, seen, spec: spec.clone() });
+        self.containers.insert(name, Made { host: names.host, seen, spec: spec.clone(), cpu_time_ns: 0 });
         Ok(())
     }
 }
@@ -426,6 +432,10 @@ impl Runtime for FakeRuntime {
 
     fn signal<'a>(&'a self, container: &'a str, _signal: Signal) -> Boxed<'a, Done<()>> {
         ready(self.change(format!("signal {container}")).and_then(|mut w| w.container(container).map(|_| ())))
+    }
+
+    fn cpu_time_ns<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<u64>> {
+        ready(self.world().container(container).map(|m| m.cpu_time_ns))
     }
 
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>> {

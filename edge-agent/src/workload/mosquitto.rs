@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, MAX_READS, Mosquitto, Workload, is_topic_filter},
     ids::Name,
+    scale::SCALE_TOPIC,
 };
 use std::{fmt::Write as _, num::NonZeroU32};
 
@@ -52,18 +53,22 @@ pub fn password(secrets: &Secrets, broker: &Name, user: &str) -> String {
 struct User {
     name: String,
     reads: Vec<String>,
+    /// May it say what waits for it?
+    scales: bool,
 }
 
 /// The agent, and every instance that is to use this broker.
 fn users(broker: &Name, desired: &DesiredState) -> Vec<User> {
-    let reads = ["redforge/records/+", "$SYS/broker/publish/messages/dropped"].map(str::to_owned).to_vec();
-    let mut users = vec![User { name: AGENT_USER.to_owned(), reads }];
+    let reads =
+        ["redforge/records/+", "redforge/scale/+", "$SYS/broker/publish/messages/dropped"].map(str::to_owned).to_vec();
+    let mut users = vec![User { name: AGENT_USER.to_owned(), reads, scales: false }];
     for spec in &desired.instances {
         if broker_of(spec, desired) == Some(broker) {
             let reads: &[String] = if let Workload::NodeRed(n) = &spec.workload { &n.reads } else { &[] };
             // A filter that is none could be a line of its own.
             let reads = reads.iter().filter(|f| is_topic_filter(f)).take(MAX_READS).cloned().collect();
-            users.push(User { name: spec.name.to_string(), reads });
+            let scales = spec.autoscale.is_some();
+            users.push(User { name: spec.name.to_string(), reads, scales });
         }
     }
     users
@@ -119,13 +124,16 @@ fn config(w: &Mosquitto) -> String {
 /// no user; they are meant for all.)
 fn acl(users: &[User]) -> String {
     let mut text = String::new();
-    for User { name, reads } in users {
+    for User { name, reads, scales } in users {
         let _ = writeln!(text, "user {name}");
         if name == AGENT_USER {
             // Its own echo, by which it knows that the broker passes messages on.
             let _ = writeln!(text, "topic readwrite {ECHO_TOPIC}");
         } else {
             text.push_str("topic write redforge/records/+\n");
+        }
+        if *scales {
+            let _ = writeln!(text, "topic write {SCALE_TOPIC}{name}");
         }
         for filter in reads {
             let _ = writeln!(text, "topic read {filter}");
@@ -158,6 +166,7 @@ mod tests {
         let user = |name: &str, reads: &[&str]| User {
             name: name.into(),
             reads: reads.iter().map(|r| (*r).to_owned()).collect(),
+            scales: name == "flows",
         };
         insta::assert_snapshot!(acl(&[
             user(AGENT_USER, &["redforge/records/+"]),

@@ -182,6 +182,7 @@ fn run(
         brokers_heard,
         capacity: None,
         clean_up: redforge_edge::reconcile::clean_up::CleanUp { enabled: true, min_age: Duration::ZERO },
+        queues_heard: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     let tasks = Tasks::new();

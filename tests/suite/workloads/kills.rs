@@ -99,7 +99,7 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
     let mut left: BTreeSet<String> =
         DEEDS.iter().flat_map(|deed| [format!("before.{deed}"), format!("after.{deed}")]).collect();
     // Models need a server of their own, and somebody who stops flows by hand another story.
-    for elsewhere in ["pull-model", "start-flows"] {
+    for elsewhere in ["pull-model", "load-model", "start-flows"] {
         left.remove(&format!("before.{elsewhere}"));
         left.remove(&format!("after.{elsewhere}"));
     }

@@ -313,7 +313,7 @@ impl Step {
 }
 
 /// Every deed of [`Step::deed`].
-pub const DEEDS: [&str; 18] = [
+pub const DEEDS: [&str; 19] = [
     "remove-helper",
     "ensure-network",
     "want-blob",
@@ -331,6 +331,7 @@ pub const DEEDS: [&str; 18] = [
     "deploy-flows",
     "start-flows",
     "pull-model",
+    "load-model",
     "remove-volume",
 ];
 
@@ -355,6 +356,7 @@ impl Step {
             Self::DeployFlows { .. } => "deploy-flows",
             Self::StartFlows { .. } => "start-flows",
             Self::PullModel { .. } => "pull-model",
+            Self::LoadModel { .. } => "load-model",
             Self::RemoveVolume { .. } => "remove-volume",
         }
     }
