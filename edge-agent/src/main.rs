@@ -5,7 +5,7 @@ use redforge_edge::{
     doctor,
     enroll::{self, Outcome},
     link::dial::HubUrl,
-    logs, run,
+    logs, run, secret,
     site::{self, Deed, Target, span},
     status,
 };
@@ -22,6 +22,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong usage or settin
 const ENROLL_CODES: &str = "Exit codes: 0 enrolled (or was before, with the same hub), 1 failed, 3 the hub refuses (token \
     expired, used up, unknown, or used by another host), 4 the CA pin does not match, 5 enrolled with another hub, 8 the \
     hub cannot be reached or does not answer (try again: the same request is repeated), 64 wrong usage.";
+const SECRET_CODES: &str =
+    "Exit codes: 0 done, 3 there is no secret of this name, 1 failed, 64 wrong usage or settings.";
 const STATUS_CODES: &str = "Exit codes: 0 the agent runs, 3 it does not run, 1 failed, 64 wrong usage or settings.";
 
 const SITE_CODES: &str = "It works with the hub away, and while the agent is down. Exit codes: 0 done, 1 refused or failed \
@@ -94,6 +96,14 @@ enum Command {
         #[command(flatten)]
         at: Where,
     },
+    /// The site's own secrets, which manifests name under `secretEnv`
+    #[command(after_help = SECRET_CODES)]
+    Secret {
+        #[command(flatten)]
+        at: Where,
+        #[command(subcommand)]
+        act: secret::Act,
+    },
     /// Look at the settings
     Config {
         #[command(subcommand)]
@@ -113,13 +123,13 @@ enum ConfigCommand {
 #[derive(Args)]
 struct Where {
     /// Settings file [default: /etc/redforge/edge.toml, as root and if it exists]
-    #[arg(long)]
+    #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// State folder
-    #[arg(long)]
+    #[arg(long, global = true)]
     state: Option<PathBuf>,
     /// Folder for the status socket; must be short [default: with --state, the state folder]
-    #[arg(long)]
+    #[arg(long, global = true)]
     run_dir: Option<PathBuf>,
 }
 
@@ -222,6 +232,7 @@ pub fn main() -> ExitCode {
         Command::Release(target) => target.at.load().map(|c| at_the_site(&c, Deed::Release { of: target.target() })),
         Command::Restart { names, at } => at.load().map(|c| at_the_site(&c, Deed::Restart { instances: names })),
         Command::Logs { name, follow, tail, at } => at.load().map(|c| show_logs(&c, &name, follow, tail)),
+        Command::Secret { at, act } => at.load().and_then(|config| keep_secret(&config, &act)),
         Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {
             say(&format!("{}\n# The settings can be used.", config.as_toml()));
             ExitCode::SUCCESS
@@ -319,6 +330,17 @@ fn show_logs(config: &Config, name: &Name, follow: bool, tail: u32) -> ExitCode 
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&format!("{e:#}"), 1),
     }
+}
+
+fn keep_secret(config: &Config, act: &secret::Act) -> Result<ExitCode, ExitCode> {
+    let done = runtime(1)?.block_on(secret::act(act, &config.state_dir, SystemClock.now()));
+    Ok(match done {
+        Ok(said) => {
+            say(&said);
+            ExitCode::SUCCESS
+        }
+        Err(e) => fail(&Chain(&e).to_string(), e.exit_code()),
+    })
 }
 
 fn show_status(config: &Config, output: Output) -> ExitCode {

@@ -3,21 +3,23 @@
 //! It reads the ledger and the engine and nothing else: whether a hub is there makes no difference. A pass is idempotent
 //! and retries nothing; the next pass is the retry. Containers outlive it.
 use crate::{
-    db::ledger::{AcceptedDesired, Ledger, LedgerError, Site},
+    db::ledger::{AcceptedDesired, Ledger, Site},
     runtime::{
-        BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, QueuesHeard, Runtime, RuntimeError,
+        BrokerEndpoint, BrokersHeard, HostSeen, IngestDoor, LogSource, QueuesHeard, Runtime,
         names::{Names, Pool},
     },
-    workload::{self, Rendered, Secrets, Surroundings, Unmet, http::HttpError},
+    workload::{self, Rendered, Secrets, Surroundings, Unmet},
 };
 use choose::Chosen;
 use deadlines::Deadlines;
+pub use fault::ReconcileError;
 pub use fold::capacity;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::{Brought, Jobs};
 use knock::Doors;
 use memory::Remembered;
 use observe::{AppSeen, FlowSets};
+use probes::Probes;
 use redforge_shared::{
     clock::SharedClock,
     daemon::Pulse,
@@ -25,7 +27,7 @@ use redforge_shared::{
     error::Chain,
     flows,
     ids::{Digest, HostId, Name},
-    report::{Health, HostStatus, Phase, Sync, preflight::ChangeStep},
+    report::{Health, HostStatus, Phase, Sync},
 };
 use scaling::{Counts, Loads};
 use std::{
@@ -45,6 +47,7 @@ mod choose;
 pub mod crashes;
 pub mod deadlines;
 mod execute;
+mod fault;
 mod fold;
 mod jobs;
 mod knock;
@@ -52,6 +55,7 @@ mod memory;
 mod observe;
 pub mod plan;
 pub mod preflight;
+mod probes;
 mod reduce;
 mod report;
 mod scaling;
@@ -71,34 +75,6 @@ const WATCHING: Duration = Duration::from_secs(2);
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// After a hint from the engine, so that a burst of them costs one pass.
 const GATHER: Duration = Duration::from_millis(200);
-
-/// What went wrong in a pass, by act.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error("the container engine did not do it")]
-    Runtime(#[source] RuntimeError),
-    #[error("the ledger did not answer")]
-    Ledger(#[source] LedgerError),
-    #[error("the runtime did not take the flows")]
-    Deploy(#[source] Box<HttpError>),
-    #[error("instance '{0}' changed while the pass ran")]
-    Vanished(Name),
-    #[error("no subnet is configured")]
-    NoSubnet,
-    #[error("the step {0} took longer than it may")]
-    Late(ChangeStep),
-}
-
-impl ReconcileError {
-    /// Would the same spec be refused again?
-    fn is_final(&self) -> bool {
-        match self {
-            Self::Runtime(e) => !e.is_retryable(),
-            Self::Deploy(e) => e.is_refusal(),
-            Self::Ledger(_) | Self::Vanished(_) | Self::NoSubnet | Self::Late(_) => false,
-        }
-    }
-}
 
 /// What a reconciler works with.
 pub struct Deps {
@@ -140,6 +116,7 @@ pub struct Reconciler {
     said: survey::Said,
     doors: Doors,
     loads: Loads,
+    probes: Probes,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
     told: Mutex<Option<OffsetDateTime>>,
@@ -191,13 +168,15 @@ impl Reconciler {
             names: vec![],
             instances: vec![],
         };
+        let jobs = Jobs::default();
         Self {
             names: Names::new(deps.host),
             deps,
             memory: None,
             secrets: Secrets::new(),
             flow_sets: FlowSets::new(),
-            jobs: Jobs::default(),
+            probes: Probes::new(jobs.done()),
+            jobs,
             trials: Trials::default(),
             wake: None,
             said: survey::Said::default(),
@@ -339,6 +318,7 @@ impl Reconciler {
         self.remember_sessions(&view, memory).await?;
         self.remember_crashes(&view, memory).await?;
         self.remember_counts(&view, memory).await?;
+        self.keep_asking(&view);
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
@@ -391,19 +371,26 @@ impl Reconciler {
             let ended = self.deps.ledger.settle_holds(now).await.map_err(ReconcileError::Ledger)?;
             tracing::info!(ended = ended.join(", "), "holds have ended");
         }
-        let chosen = choose::choose(&accepted.state, &site, memory);
+        let given = memory::given(&self.deps.ledger).await?;
+        let chosen = choose::choose(&accepted.state, &site, &given, memory);
         self.draw_secrets(&chosen.state).await?;
         self.read_flow_sets(&chosen.state).await;
         let seen = self.deps.runtime.observe(&self.names).await.map_err(ReconcileError::Runtime)?;
         let (mut rendered, mut unmet) = (BTreeMap::new(), BTreeMap::new());
         let state = &chosen.state;
         for spec in &state.instances {
+            // Told before anything is fetched.
+            if let Some(missing) = workload::secrets_missing(spec, &given) {
+                unmet.insert(spec.name.clone(), missing);
+                continue;
+            }
             let Some(image) = chosen.image(spec, memory) else { continue };
             let site_nonce = site.nonces.get(&spec.name).map(String::as_str).unwrap_or_default();
             let around = Surroundings {
                 names: &self.names,
                 desired: state,
                 secrets: &self.secrets,
+                given: &given,
                 site_nonce,
                 gateway_port: self.deps.gateway_port,
             };
@@ -416,7 +403,7 @@ impl Reconciler {
         let waits = self.waits(state, &homes, memory);
         let counts = self.counts(state, memory);
         let around = (&counts, self.deps.capacity);
-        let desired = reduce::desired(&self.names, state, &site, (&rendered, &unmet), &waits, around);
+        let desired = reduce::desired(&self.names, &chosen, &site, (&rendered, &unmet), &waits, around);
         let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
         Ok(View { accepted, chosen, site, seen, rendered, unmet, apps, desired, homes, counts })
     }

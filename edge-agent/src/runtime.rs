@@ -134,6 +134,12 @@ pub struct ContainerSpec {
     /// Replaces the image's command; empty = the image's own.
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
+    /// Variables whose values are secrets of the site.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_env: BTreeMap<String, SecretVar>,
+    /// Nothing but the volumes and /tmp can be written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_root: bool,
     /// `uid:gid`; none = the image's own user.
     pub user: Option<String>,
     pub mounts: Vec<MountSpec>,
@@ -155,6 +161,22 @@ impl ContainerSpec {
     /// Identity of the container: SHA-256 of the spec's canonical JSON.
     pub fn hash(&self) -> Digest {
         Digest::of(&serde_json_canonicalizer::to_vec(self).expect("a spec has no value that JSON cannot hold"))
+    }
+}
+
+/// A secret as a variable. Its value is no part of the container's identity: that stands in a label that everybody reads.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretVar {
+    pub secret: String,
+    /// Another value has another.
+    pub version: u64,
+    #[serde(skip)]
+    pub value: String,
+}
+
+impl fmt::Debug for SecretVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretVar({}, version {})", self.secret, self.version)
     }
 }
 

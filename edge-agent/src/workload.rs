@@ -2,9 +2,9 @@
 //!
 //! Rendering is pure: the same spec, image and secrets give the same bytes. It knows nothing of plans, ledgers or the hub;
 //! acting on a container's API happens in the kinds' own files, when `reconcile` says so.
-use crate::runtime::{ContainerSpec, File, ImageSeen, MountSpec, names::Names};
+use crate::runtime::{ContainerSpec, File, ImageSeen, MountSpec, SecretVar, names::Names};
 use redforge_shared::{
-    desired::{DesiredState, InstanceSpec, Workload},
+    desired::{DesiredState, InstanceSpec, NodeRed, Workload},
     ids::{Digest, Name},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,18 @@ pub mod mosquitto;
 pub mod node_red;
 pub mod ollama;
 pub mod probe;
+pub mod resp;
+pub mod tika;
+pub mod valkey;
 
 /// Where rendered files that need a new container to change are mounted, unless the kind has a place of its own.
 pub const CONFIG_PATH: &str = "/redforge/config";
 
 /// What the host made for itself, by name; drawn once and kept in the ledger.
 pub type Secrets = BTreeMap<String, Vec<u8>>;
+
+/// What the site gave, by name: the value, and the number that stands for it in a container's identity.
+pub type Given = BTreeMap<Name, (u64, String)>;
 
 /// A secret's name and its length in bytes.
 pub type SecretNeed = (String, usize);
@@ -100,6 +106,8 @@ impl Rendered {
 pub enum Unmet {
     /// It needs instances that the host is not meant to run.
     Instance(Vec<String>),
+    /// The site has not given these secrets.
+    Secret(Vec<String>),
     /// A value of its spec cannot be used; the path of the value.
     Spec(String),
 }
@@ -110,6 +118,7 @@ pub struct Surroundings<'a> {
     pub names: &'a Names,
     pub desired: &'a DesiredState,
     pub secrets: &'a Secrets,
+    pub given: &'a Given,
     /// Restart nonce given at the site.
     pub site_nonce: &'a str,
     /// Where the agent takes records on the internal bridge.
@@ -127,16 +136,49 @@ pub fn secrets_needed(desired: &DesiredState) -> Vec<SecretNeed> {
         match &spec.workload {
             Workload::NodeRed(_) => needs.extend(node_red::secrets(&spec.name)),
             Workload::Mosquitto(_) => needs.extend(mosquitto::secrets(&spec.name, desired)),
-            Workload::Ollama(_) | Workload::Container(_) => {}
+            Workload::Valkey(_) | Workload::Redis(_) => needs.push(valkey::secrets(&spec.name)),
+            Workload::Ollama(_) | Workload::Tika(_) | Workload::Container(_) => {}
         }
     }
     needs
 }
 
+/// Secrets that the instance names and the site has not given.
+pub fn secrets_missing(spec: &InstanceSpec, given: &Given) -> Option<Unmet> {
+    let missing: BTreeSet<_> = spec.secret_env.values().filter(|n| !given.contains_key(*n)).collect();
+    (!missing.is_empty()).then(|| Unmet::Secret(missing.into_iter().map(ToString::to_string).collect()))
+}
+
+fn secret_env(spec: &InstanceSpec, given: &Given) -> BTreeMap<String, SecretVar> {
+    let var = |(variable, secret): (&String, &Name)| {
+        let (version, value) = given.get(secret)?.clone();
+        Some((variable.clone(), SecretVar { secret: secret.to_string(), version, value }))
+    };
+    spec.secret_env.iter().filter_map(var).collect()
+}
+
+/// Processes and threads of one container, unless its spec says otherwise: room for a busy server, an end to a fork bomb.
+fn usual_pids(workload: &Workload) -> u32 {
+    // A model is worked on by threads, of which big hosts have many.
+    if matches!(workload, Workload::Ollama(_)) { 2048 } else { 512 }
+}
+
+/// Kinds whose images were seen to run with nothing but volumes and /tmp to write to. What an operator's own container
+/// or a server that keeps models beside its volumes writes is not known.
+fn usual_read_only(workload: &Workload) -> bool {
+    matches!(workload, Workload::Mosquitto(_) | Workload::NodeRed(_) | Workload::Valkey(_) | Workload::Redis(_))
+}
+
 /// The instance as it shall be on the engine.
 pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) -> Result<Rendered, Unmet> {
+    if let Some(unmet) = secrets_missing(spec, around.given) {
+        return Err(unmet);
+    }
     // Applying it refuses that with the reason; a hub that did not know better is not followed into damaged data.
-    let single = matches!(spec.workload, Workload::Mosquitto(_) | Workload::Ollama(_));
+    let single = matches!(
+        spec.workload,
+        Workload::Mosquitto(_) | Workload::Ollama(_) | Workload::Valkey(_) | Workload::Redis(_)
+    );
     if spec.is_replicated() && (single || !spec.volumes.is_empty() || !spec.ports.is_empty()) {
         return Err(Unmet::Spec(format!("instances[{}].replicas", spec.name)));
     }
@@ -158,7 +200,9 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
             outside: spec.egress || !spec.ports.is_empty(),
             memory_bytes: spec.resources.memory_bytes,
             cpu_millicores: spec.resources.cpu_millicores,
-            pids: spec.resources.pids,
+            pids: spec.resources.pids.or_else(|| Some(usual_pids(&spec.workload))),
+            secret_env: secret_env(spec, around.given),
+            read_only_root: spec.read_only_root.unwrap_or_else(|| usual_read_only(&spec.workload)),
             stop_timeout_s: 20,
             nonce: format!("{}/{}", spec.restart_nonce, around.site_nonce),
             ..Default::default()
@@ -173,6 +217,8 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         Workload::Mosquitto(w) => mosquitto::render(spec, w, around, &mut rendered),
         Workload::Ollama(w) => ollama::render(w, &mut rendered),
         Workload::Container(w) => container::render(spec, w, image, around, &mut rendered)?,
+        Workload::Valkey(w) | Workload::Redis(w) => valkey::render(spec, w, around, &mut rendered),
+        Workload::Tika(w) => tika::render(spec, w, around, &mut rendered),
     }
     if hands_in(&spec.workload) {
         let url = format!("http://redforge-gateway:{}/v1/records", around.gateway_port);
@@ -189,6 +235,13 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
             let of = if spec.is_replicated() { &mut rendered.own } else { &mut rendered.data };
             of.insert(name.clone());
             mounts.push(MountSpec { volume: name, path: path.clone(), read_only: false });
+        }
+    }
+    if matches!(spec.workload, Workload::Valkey(_) | Workload::Redis(_)) {
+        let data = valkey::data_mount(spec, around);
+        if mounts.iter().all(|m| m.path.trim_end_matches('/') != data.path) {
+            rendered.data.insert(data.volume.clone());
+            mounts.push(data);
         }
     }
     rendered.container.mounts = mounts;
@@ -216,8 +269,8 @@ fn plausible_path(path: &str) -> bool {
 /// Order in which instances are brought up: what others talk to comes first.
 pub fn rank(workload: &Workload) -> u8 {
     match workload {
-        Workload::Mosquitto(_) => 0,
-        Workload::Ollama(_) => 1,
+        Workload::Mosquitto(_) | Workload::Valkey(_) | Workload::Redis(_) => 0,
+        Workload::Ollama(_) | Workload::Tika(_) => 1,
         Workload::Container(_) => 2,
         Workload::NodeRed(_) => 3,
     }
@@ -229,7 +282,9 @@ pub fn broker_of<'a>(spec: &'a InstanceSpec, desired: &'a DesiredState) -> Optio
         Workload::NodeRed(n) => n.broker.as_ref(),
         // A container that names none is to use none.
         Workload::Container(c) => Some(c.broker.as_ref()?),
-        Workload::Mosquitto(_) | Workload::Ollama(_) => return None,
+        Workload::Mosquitto(_) | Workload::Ollama(_) | Workload::Valkey(_) | Workload::Redis(_) | Workload::Tika(_) => {
+            return None;
+        }
     };
     serving(desired, named, |w| matches!(w, Workload::Mosquitto(_))).ok().flatten()
 }
@@ -262,7 +317,19 @@ fn serving<'a>(
     }
 }
 
+/// Variables by which a flow reaches the services of its host that need no file of their own.
+fn service_env(n: &NodeRed, around: Surroundings<'_>) -> Result<Vec<(String, String)>, Unmet> {
+    let cache = |w: &Workload| matches!(w, Workload::Valkey(_) | Workload::Redis(_));
+    let cache = serving(around.desired, n.cache.as_ref(), cache)?;
+    let tika = serving(around.desired, n.tika.as_ref(), |w| matches!(w, Workload::Tika(_)))?;
+    let cache = cache.into_iter().flat_map(|name| valkey::env(name, around.secrets));
+    Ok(cache.chain(tika.map(tika::env)).collect())
+}
+
 /// A secret as text for files and headers.
 fn secret_text(secrets: &Secrets, name: &str) -> String {
     hex::encode(secrets.get(name).expect("`secrets_needed` names every secret that rendering reads"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -50,6 +50,30 @@ debs() {
 deb_file() { find "$DOWNLOADS/debs" -name "$1_*.deb" -mtime -30 | sort | tail -1; }
 fetch_debs() { (cd "$DOWNLOADS/debs" && apt-get -o APT::Sandbox::User= download -qq "$@" >&2); }
 
+# backports PACKAGE...   the same from the backports of this Debian, found at the mirror that its own lists name
+backports() {
+  local lists=$WORK/backports codename uri package
+  mkdir -p "$lists/lists/partial"
+  # shellcheck disable=SC1091
+  codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+  for package in "$@"; do
+    if [ -z "$(deb_file "$package")" ]; then
+      if [ ! -f "$lists/sources.list" ]; then
+        # shellcheck disable=SC2016
+        uri=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk -v c="$codename" '$2 == c { print $1; exit }')
+        [ -n "$uri" ] || give_up "no mirror of Debian $codename is in apt's lists: run 'apt-get update' as root"
+        echo "deb $uri $codename-backports main" >"$lists/sources.list"
+        apt-get -o Dir::Etc::sourcelist="$lists/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$lists/lists" \
+          -o APT::Sandbox::User= update -qq >&2 || give_up "the backports of $codename cannot be read"
+      fi
+      (cd "$DOWNLOADS/debs" && apt-get -o Dir::Etc::sourcelist="$lists/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$lists/lists" -o APT::Sandbox::User= download -qq "$package" >&2) ||
+        give_up "could not fetch $package from the backports"
+    fi
+    dpkg-deb -x "$(deb_file "$package")" "$ROOT"
+  done
+}
+
 # deb_version PACKAGE   the version that lies in the cache
 deb_version() { dpkg-deb -f "$(find "$DOWNLOADS/debs" -name "$1_*.deb" | sort | tail -1)" Version; }
 

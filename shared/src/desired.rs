@@ -11,6 +11,14 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod cache;
+mod check;
+mod probe;
+pub mod rules;
+
+pub use cache::{Cache, Eviction, Persistence};
+pub use probe::{Check, Probe};
+
 /// Largest canonical document, in bytes.
 pub const MAX_SPEC_BYTES: usize = 256 * 1024;
 
@@ -48,8 +56,17 @@ pub struct InstanceSpec {
     pub workload: Workload,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Environment variables whose values are secrets of the site, by the secret's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_env: BTreeMap<String, Name>,
     #[serde(default)]
     pub resources: Resources,
+    /// How to tell that it works, beside what its kind asks anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Check>,
+    /// Is the container's own file system read-only (beside volumes and /tmp)? None = what suits the kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_root: Option<bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -89,6 +106,9 @@ pub enum Workload {
     NodeRed(NodeRed),
     Mosquitto(Mosquitto),
     Ollama(Ollama),
+    Valkey(Cache),
+    Redis(Cache),
+    Tika(Tika),
     Container(Container),
 }
 
@@ -99,6 +119,9 @@ impl Workload {
             Self::NodeRed(_) => "node-red",
             Self::Mosquitto(_) => "mosquitto",
             Self::Ollama(_) => "ollama",
+            Self::Valkey(_) => "valkey",
+            Self::Redis(_) => "redis",
+            Self::Tika(_) => "tika",
             Self::Container(_) => "container",
         }
     }
@@ -117,6 +140,12 @@ pub struct NodeRed {
     /// Instance of this host that answers OLLAMA_URL; none = the only ollama there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Name>,
+    /// Instance of this host that answers REDIS_URL; none = the only valkey or redis there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Name>,
+    /// Instance of this host that answers TIKA_URL; none = the only tika there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tika: Option<Name>,
     /// Topic filters below `redforge/` or `$` that the instance may read beside the application's own topics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
@@ -249,6 +278,21 @@ pub struct Model {
     pub blobs: Vec<Blob>,
 }
 
+/// An Apache Tika server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tika {
+    /// Seconds that one document may take before the server gives it up.
+    pub task_timeout_s: u32,
+}
+
+impl Default for Tika {
+    fn default() -> Self {
+        // The server's own default is 300 s: a flow that waits has long given up by then.
+        Self { task_timeout_s: 120 }
+    }
+}
+
 /// Any container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -256,22 +300,12 @@ pub struct Container {
     /// Replaces the image's command; empty = the image's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// How to tell that it works; none = it runs.
+    /// How to tell that it works, as hubs said it before `InstanceSpec::probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// Instance of this host that is the broker for REDFORGE_MQTT_*; none = it uses none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<Name>,
-}
-
-/// A check of a container from the host's own network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Probe {
-    /// GET answers 200 to 399.
-    Http { port: u16, path: String },
-    /// The port accepts a connection.
-    Tcp { port: u16 },
 }
 
 /// Limits; none = no limit of ours.
@@ -336,6 +370,8 @@ pub enum InvalidDesired {
     Schema(u32),
     #[error("instances: '{0}' occurs twice")]
     DuplicateInstance(Name),
+    #[error("{path}: {problem}")]
+    Value { path: String, problem: String },
 }
 
 impl DesiredState {
@@ -349,7 +385,8 @@ impl DesiredState {
         Ok(Canonical { bytes, sha256 })
     }
 
-    /// Reads bytes that came from outside or from disk. Refused whole on any unknown field.
+    /// Reads bytes that came from outside or from disk. Refused whole on any unknown field, and on any value that no
+    /// manifest could have had.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidDesired> {
         if bytes.len() > MAX_SPEC_BYTES {
             return Err(InvalidDesired::TooLarge(bytes.len()));
@@ -363,6 +400,7 @@ impl DesiredState {
                 return Err(InvalidDesired::DuplicateInstance(pair[1].name.clone()));
             }
         }
+        check::acceptable(&state).map_err(|(path, problem)| InvalidDesired::Value { path, problem })?;
         Ok(state)
     }
 
@@ -381,6 +419,9 @@ impl InstanceSpec {
             image_artifact: None,
             workload,
             env: BTreeMap::new(),
+            secret_env: BTreeMap::new(),
+            probe: None,
+            read_only_root: None,
             resources: Resources::default(),
             volumes: vec![],
             ports: vec![],
@@ -402,6 +443,15 @@ impl InstanceSpec {
     /// May it have more than one container?
     pub fn is_replicated(&self) -> bool {
         self.replicas > 1 || self.autoscale.as_ref().is_some_and(|a| a.max > 1)
+    }
+
+    /// How to tell that it works, wherever it is said.
+    pub fn check(&self) -> Option<Check> {
+        let section = match &self.workload {
+            Workload::Container(c) => c.probe.clone().map(Check::usual),
+            _ => None,
+        };
+        self.probe.clone().or(section)
     }
 
     /// The flow set that must be on the host before the instance can run as desired.

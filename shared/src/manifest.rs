@@ -5,24 +5,31 @@
 //! types cannot say (`check`). `InstanceSpec` is also what the hub stores as JSON. Deliberately absent: whether a host,
 //! a site or a flow set exists (the hub's `api` knows), and reading files.
 mod check;
+mod parse;
+mod probe;
 mod render;
 mod scale;
+mod services;
 mod yaml;
 
 use crate::{
-    desired::{Drift, Probe, Protocol, Volume},
+    desired::{Drift, Protocol, Volume},
     ids::{Digest, Name},
     policy::Policy,
     units::{Bytes, Millicores},
 };
 pub use scale::AutoscaleManifest;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
+
+pub use parse::parse;
+pub use probe::{FlowMessage, HttpProbe, ModelPrompt, MqttEcho, Probe, TcpProbe};
+pub use services::{Cache, Tika};
 
 /// The only version of the kinds there is.
 pub const API_VERSION: &str = "redforge.io/v1";
@@ -133,6 +140,9 @@ pub enum Kind {
     NodeRed,
     Mosquitto,
     Ollama,
+    Valkey,
+    Redis,
+    Tika,
     Container,
 }
 
@@ -143,6 +153,9 @@ impl Kind {
             Self::NodeRed => "node-red",
             Self::Mosquitto => "mosquitto",
             Self::Ollama => "ollama",
+            Self::Valkey => "valkey",
+            Self::Redis => "redis",
+            Self::Tika => "tika",
             Self::Container => "container",
         }
     }
@@ -154,13 +167,17 @@ impl Kind {
 pub struct InstanceSpec {
     /// Host it runs on, by name.
     pub host: Name,
-    /// `node-red`, `mosquitto`, `ollama` or `container`. Only the section of its kind may be there.
+    /// `node-red`, `mosquitto`, `ollama`, `valkey`, `redis`, `tika` or `container`. Only the section of its kind may be there.
     pub kind: Kind,
     /// Image reference, taken as it is.
     pub image: String,
     /// Environment variables. Names that begin with REDFORGE_ are set by the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Environment variables whose values are secrets of the site, by the secret's name: `redforge-edge secret set NAME`
+    /// gives it its value there. A changed value makes a new container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_env: BTreeMap<String, Name>,
     /// Limits.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
@@ -188,6 +205,12 @@ pub struct InstanceSpec {
     /// Instead of `replicas`: the host chooses the number by load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscale: Option<AutoscaleManifest>,
+    /// How to tell that it works, beside what its kind asks anyway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// Is everything but volumes and /tmp read-only? Default true for mosquitto, node-red, valkey and redis, else false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_root: Option<bool>,
     /// For kind node-red.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_red: Option<NodeRed>,
@@ -197,6 +220,15 @@ pub struct InstanceSpec {
     /// For kind ollama.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Ollama>,
+    /// For kind valkey.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valkey: Option<Cache>,
+    /// For kind redis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Cache>,
+    /// For kind tika.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tika: Option<Tika>,
     /// For kind container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
@@ -217,7 +249,7 @@ pub struct Resources {
     /// Memory: 256Mi or 256MB; at least 6Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
-    /// Processes and threads.
+    /// Processes and threads. Default 512; 2048 for ollama.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
 }
@@ -269,6 +301,12 @@ pub struct NodeRed {
     /// Ollama instance of the same host; none = the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ollama: Option<Name>,
+    /// Valkey or redis instance of the same host, for REDIS_URL; none = the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Name>,
+    /// Tika instance of the same host, for TIKA_URL; none = the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tika: Option<Name>,
     /// MQTT topic filters that it may read beside the application's own topics, such as `redforge/records/event` or
     /// `$SYS/broker/clients/#`. Without a word here an instance reads nothing below `redforge/` and `$`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -344,7 +382,7 @@ pub struct Container {
     /// Command instead of the image's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// What makes it healthy: `http: {port, path}` or `tcp: {port}`. Without one it is healthy while it runs.
+    /// The instance's `probe`, as it may also be written. Without one it is healthy while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// Broker instance of the same host that it may use, as REDFORGE_MQTT_* says; none = none.
@@ -382,114 +420,6 @@ impl fmt::Display for ManifestError {
 }
 
 impl std::error::Error for ManifestError {}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Document<M, S> {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: M,
-    spec: S,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Metadata {
-    name: Name,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NameOnly {
-    name: Name,
-}
-
-/// Reads a set of manifests. All errors that can be told apart come back at once, in the order of the text.
-pub fn parse(text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>> {
-    if text.len() > MAX_MANIFEST_BYTES {
-        let problem = format!("the manifests have {} bytes, more than {MAX_MANIFEST_BYTES}", text.len());
-        return Err(vec![ManifestError { doc: 0, path: String::new(), line: 0, problem }]);
-    }
-    let documents = yaml::documents(text).map_err(|e| vec![e])?;
-    let mut manifests = Vec::with_capacity(documents.len());
-    let mut errors = Vec::new();
-    let mut seen = BTreeSet::new();
-    for (index, document) in documents.iter().enumerate() {
-        let located = |(path, problem): (String, String)| ManifestError {
-            doc: index + 1,
-            line: document.line(&path),
-            path,
-            problem: problem.chars().take(400).collect(),
-        };
-        match one(&document.value) {
-            Ok(manifest) => {
-                let mut problems = check::problems(&manifest);
-                let name = manifest.resource_name();
-                if !seen.insert(name.clone()) {
-                    problems.push(("metadata.name".into(), format!("{name} occurs twice")));
-                }
-                errors.extend(problems.into_iter().map(located));
-                manifests.push(manifest);
-            }
-            Err(problem) => errors.push(located(problem)),
-        }
-    }
-    if errors.is_empty() {
-        return Ok(manifests);
-    }
-    errors.sort_by_key(|e| (e.doc, e.line));
-    errors.truncate(MAX_ERRORS);
-    Err(errors)
-}
-
-fn one(value: &Value) -> Result<Manifest, (String, String)> {
-    let at = |path: &str, problem: String| (path.to_owned(), problem);
-    let Value::Object(top) = value else {
-        return Err(at("", "expected a mapping with apiVersion, kind, metadata and spec".into()));
-    };
-    match top.get("apiVersion").and_then(Value::as_str) {
-        Some(API_VERSION) => {}
-        Some(other) => return Err(at("apiVersion", format!("'{other}' is not known, expected {API_VERSION}"))),
-        None => return Err(at("", format!("apiVersion is missing, expected {API_VERSION}"))),
-    }
-    match top.get("kind").and_then(Value::as_str) {
-        Some("Site") => {
-            let mut with_spec = top.clone();
-            with_spec.entry("spec").or_insert_with(|| Value::Object(Default::default()));
-            let d: Document<Metadata, SiteSpec> = typed(&Value::Object(with_spec))?;
-            Ok(Manifest::Site(SiteManifest { name: d.metadata.name, labels: d.metadata.labels, spec: d.spec }))
-        }
-        Some("FlowSet") => {
-            let d: Document<NameOnly, FlowSetSpec> = typed(value)?;
-            Ok(Manifest::FlowSet(FlowSetManifest { name: d.metadata.name, spec: d.spec }))
-        }
-        Some("Instance") => {
-            let d: Document<Metadata, InstanceSpec> = typed(value)?;
-            Ok(Manifest::Instance(InstanceManifest { name: d.metadata.name, labels: d.metadata.labels, spec: d.spec }))
-        }
-        Some(other) => Err(at("kind", format!("'{other}' is not known, expected Site, FlowSet or Instance"))),
-        None => Err(at("", "kind is missing, expected Site, FlowSet or Instance".into())),
-    }
-}
-
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, (String, String)> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let mut path = String::new();
-        for segment in e.path() {
-            path = match segment {
-                serde_path_to_error::Segment::Seq { index } => yaml::item(&path, *index),
-                serde_path_to_error::Segment::Map { key } => yaml::field(&path, key),
-                serde_path_to_error::Segment::Enum { variant } => yaml::field(&path, variant),
-                serde_path_to_error::Segment::Unknown => path,
-            };
-        }
-        (path, e.inner().to_string())
-    })
-}
 
 #[cfg(test)]
 mod tests;

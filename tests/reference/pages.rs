@@ -26,7 +26,10 @@ pub fn all(root: &Path, programs: &Path) -> BTreeMap<String, String> {
         "edge-config.md".into(),
         format!("{MADE}# Edge settings\n\nTOML: `/etc/redforge/edge.toml` and `conf.d` beside it, or `--config FILE`.\n\n{edge}"),
     );
-    let kinds = sources::kinds(&source("shared/src/manifest.rs"), &source("shared/src/desired.rs"));
+    let kinds = sources::kinds(
+        &["manifest.rs", "manifest/probe.rs", "manifest/services.rs"].map(|f| source(&format!("shared/src/{f}"))),
+        &source("shared/src/desired.rs"),
+    );
     pages.insert("manifests.md".into(), format!("{MADE}{kinds}"));
     let mut wire = String::new();
     for name in ["admin", "model", "enrollment", "control", "telemetry", "artifacts"] {

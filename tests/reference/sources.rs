@@ -126,9 +126,9 @@ pub fn settings(source: &str, prefix: &str, env: &str) -> String {
 }
 
 /// The kinds of manifests, and every type that they are made of; what the manifests do not define is in `shared`.
-pub fn kinds(manifests: &str, shared: &str) -> String {
+pub fn kinds(manifests: &[String], shared: &str) -> String {
     let mut all = structs(shared);
-    all.extend(structs(manifests));
+    all.extend(manifests.iter().flat_map(|m| structs(m)));
     let mut page = String::from(
         "# Manifests\n\nYAML documents, `---` between them. Every one has `apiVersion: redforge.io/v1`, `kind`, \
          `metadata` and `spec`. A field that is not listed is refused with its path and line.\n\n\

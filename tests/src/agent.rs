@@ -2,13 +2,13 @@
 use crate::{
     engine,
     hub::TestHub,
-    place::{Process, binary, command, fault_binary, folder, free_port, run, text},
+    place::{Process, binary, command, fault_binary, folder, free_port, run, run_reading, text},
 };
 use redforge_shared::wire::pb;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Output, Stdio},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -112,6 +112,12 @@ impl TestAgent {
     pub fn status(&self, args: &[&str]) -> Output {
         let mut c = self.tool(&["status"]);
         run(c.args(args).arg("--state").arg(&self.state), PATIENCE)
+    }
+
+    /// Any other command on this agent's state folder, with this on standard input.
+    pub fn edge_reading(&self, args: &[&str], input: Stdio) -> Output {
+        let mut c = self.tool(args);
+        run_reading(c.arg("--state").arg(&self.state), PATIENCE, input)
     }
 
     /// Starts the process without waiting.

@@ -239,6 +239,11 @@ impl Drop for Process {
 
 /// Runs a command to its end, for at most `limit`.
 pub fn run(command: &mut Command, limit: Duration) -> Output {
+    run_reading(command, limit, Stdio::null())
+}
+
+/// The same with this on standard input.
+pub fn run_reading(command: &mut Command, limit: Duration, input: Stdio) -> Output {
     let mut limited = Command::new("timeout");
     limited.arg("-k").arg("5").arg(limit.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -250,7 +255,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
     if let Some(dir) = command.get_current_dir() {
         limited.current_dir(dir);
     }
-    limited.stdin(Stdio::null()).output().expect("coreutils has timeout")
+    limited.stdin(input).output().expect("coreutils has timeout")
 }
 
 /// Both outputs as text.

@@ -20,8 +20,10 @@ use std::{
 };
 use tokio::sync::watch;
 
+mod given;
 mod site;
 
+pub use given::{Given, GivenSecrets};
 pub use site::{Scope, Site};
 
 const APPLICATION_ID: i32 = 0x5246_4c31; // "RFL1"
@@ -327,7 +329,7 @@ fn judge(head: Option<(u64, Digest)>, generation: u64, sha256: Digest) -> Accept
 }
 
 fn open_checked(path: &Path) -> Result<(Connection, Head), OpenError> {
-    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS)];
+    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA)];
     let schema_version = steps.len();
     let shape = Shape { application_id: APPLICATION_ID, migrations: Migrations::new(steps), schema_version };
     let conn = super::open(path, &shape)?;

@@ -83,6 +83,7 @@ fn not_understood(spec: &[u8], error: InvalidDesired) -> Refusal {
     let path = match &error {
         InvalidDesired::Json(text) => position(text).map(|(line, column)| path_at(spec, line, column)),
         InvalidDesired::Schema(_) => Some("schema".into()),
+        InvalidDesired::Value { path, .. } => Some(path.clone()),
         InvalidDesired::DuplicateInstance(name) => Some(format!("instances.{name}")),
         InvalidDesired::TooLarge(_) | InvalidDesired::HashMismatch => None,
     };
@@ -155,6 +156,9 @@ fn string_at(json: &[u8], at: usize) -> (String, usize) {
     let blanks = json[(end + 1).min(json.len())..].iter().take_while(|b| b.is_ascii_whitespace()).count();
     (text, (end + 1 + blanks).min(json.len()).max(at + 1))
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use super::{
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
     plan::{self, Blueprint, job_key},
+    probes::{Probes, Word},
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
@@ -16,6 +17,7 @@ use crate::{
         Unmet,
         node_red::NodeRedSeen,
         ollama::{self, ModelState},
+        valkey::CacheSeen,
     },
 };
 use redforge_shared::{
@@ -49,6 +51,7 @@ pub struct Glance<'a> {
     pub fault: Option<&'a ReconcileError>,
     pub memory: &'a Remembered,
     pub jobs: &'a Jobs,
+    pub probes: &'a Probes,
     pub flow_sets: &'a FlowSets,
     pub before: Option<&'a InstanceStatus>,
     /// Messages that a broker has thrown away; none while nobody listens to it.
@@ -312,6 +315,10 @@ fn unmet(g: &Glance<'_>) -> Verdict {
         Some(Unmet::Instance(names)) => {
             Verdict(phase, Health::Error, Sync::OutOfDate, Some(Reason::WaitingForInstance), names.clone())
         }
+        Some(Unmet::Secret(names)) => {
+            let health = if g.container.is_some_and(serves) { Health::Degraded } else { Health::Error };
+            Verdict(phase, health, Sync::OutOfDate, Some(Reason::SecretMissing), names.clone())
+        }
         Some(Unmet::Spec(path)) => {
             Verdict(phase, Health::Error, Sync::Failed, Some(Reason::SpecRefused), vec![path.clone()])
         }
@@ -349,6 +356,10 @@ fn phase_of(c: &ContainerSeen) -> Phase {
 
 /// The right container: what does it do, and what runs inside?
 fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
+    probed(g, c, by_kind(g, c))
+}
+
+fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
     if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
         let reason = if k.out_of_memory { Reason::OutOfMemory } else { Reason::ContainerExited };
         return because(Phase::Crashed, Health::Error, Sync::UpToDate, reason);
@@ -365,19 +376,40 @@ fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
         ContainerState::Running => match (&g.spec.workload, g.app) {
             (Workload::NodeRed(w), Some(AppSeen::NodeRed(seen))) => node_red(g, w.flow_set, seen),
             (Workload::Ollama(w), Some(AppSeen::Ollama(Some(held)))) => models(g, w, held),
-            (Workload::Mosquitto(_), Some(AppSeen::Mosquitto { accepts: true, live })) => {
-                let wanted = match &g.wanted.blueprint {
-                    Blueprint::Ready(shape) => shape.live_hash,
-                    _ => None,
-                };
-                let sync = if *live == wanted { Sync::UpToDate } else { Sync::Updating };
-                plain(Phase::Running, Health::Healthy, sync)
+            (Workload::Mosquitto(_), Some(AppSeen::Mosquitto { accepts: true, live })) => with_live(g, *live),
+            (Workload::Valkey(_) | Workload::Redis(_), Some(AppSeen::Cache(CacheSeen { answers: true, live }))) => {
+                with_live(g, *live)
             }
-            (Workload::Container(_), Some(AppSeen::Container { passes: true })) => {
+            (Workload::Tika(_), Some(AppSeen::Tika { answers: true })) | (Workload::Container(_), _) => {
                 plain(Phase::Running, Health::Healthy, Sync::UpToDate)
             }
             _ => silent(g, c),
         },
+    }
+}
+
+/// It works; is what it was told what it should be told?
+fn with_live(g: &Glance<'_>, live: Option<Digest>) -> Verdict {
+    let wanted = match &g.wanted.blueprint {
+        Blueprint::Ready(shape) => shape.live_hash,
+        _ => None,
+    };
+    plain(Phase::Running, Health::Healthy, if live == wanted { Sync::UpToDate } else { Sync::Updating })
+}
+
+/// What works for its kind must also pass its own probe.
+fn probed(g: &Glance<'_>, c: &ContainerSeen, verdict: Verdict) -> Verdict {
+    let Some(check) = g.spec.check() else { return verdict };
+    let Verdict(Phase::Running, Health::Healthy, sync, None, _) = verdict else { return verdict };
+    let failed = |phase, health, sync| {
+        Verdict(phase, health, sync, Some(Reason::ProbeFailed), vec![check.probe.kind().to_owned()])
+    };
+    match g.probes.word(c) {
+        Word::Starting => plain(Phase::Starting, Health::Unknown, Sync::Updating),
+        Word::Late => failed(Phase::Starting, Health::Error, Sync::Updating),
+        Word::Passes => verdict,
+        Word::Falters => failed(Phase::Running, Health::Degraded, sync),
+        Word::Fails => failed(Phase::Running, Health::Error, sync),
     }
 }
 

@@ -1,11 +1,8 @@
 //! Which spec an instance runs: the one it is asked for or, where that one failed, the last that worked. Pure.
 //!
 //! A failed spec stays failed until it changes, its restart nonces included; then it is tried again.
-use super::{
-    memory::{Failed, LastGood, Remembered},
-    reduce::identity,
-};
-use crate::{db::ledger::Site, runtime::ImageSeen};
+use super::memory::{Failed, LastGood, Remembered};
+use crate::{db::ledger::Site, runtime::ImageSeen, workload::Given};
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec},
     ids::{Digest, Name},
@@ -22,17 +19,25 @@ pub struct Chosen {
     pub back: BTreeMap<Name, Failed>,
     /// What image references mean for those that went back.
     pinned: BTreeMap<Name, ImageSeen>,
+    /// Numbers of the secrets that the site gave.
+    secrets: BTreeMap<Name, u64>,
 }
 
 /// Chooses for every instance.
-pub fn choose(state: &DesiredState, site: &Site, memory: &Remembered) -> Chosen {
-    let mut chosen =
-        Chosen { state: state.clone(), asked: BTreeMap::new(), back: BTreeMap::new(), pinned: BTreeMap::new() };
+pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembered) -> Chosen {
+    let mut chosen = Chosen {
+        state: state.clone(),
+        asked: BTreeMap::new(),
+        back: BTreeMap::new(),
+        pinned: BTreeMap::new(),
+        secrets: given.iter().map(|(name, (version, _))| (name.clone(), *version)).collect(),
+    };
     for spec in &mut chosen.state.instances {
-        let asked = identity(spec, site.nonces.get(&spec.name));
+        let asked = identity(spec, site.nonces.get(&spec.name), &chosen.secrets);
         chosen.asked.insert(spec.name.clone(), asked);
         let failed = memory.failed.get(&spec.name).filter(|f| f.spec == asked);
-        let good = memory.last_good.get(&spec.name).filter(|g| g.identity != asked && same_kind(&g.spec, spec));
+        // The same spec with another nonce or secret is nothing to go back to: it would be the same container.
+        let good = memory.last_good.get(&spec.name).filter(|g| g.spec != *spec && same_kind(&g.spec, spec));
         if let (Some(failed), Some(LastGood { spec: good, image, .. })) = (failed, good) {
             chosen.back.insert(spec.name.clone(), failed.clone());
             chosen.pinned.insert(spec.name.clone(), image.clone());
@@ -48,7 +53,22 @@ fn same_kind(a: &InstanceSpec, b: &InstanceSpec) -> bool {
     a.workload.kind() == b.workload.kind()
 }
 
+/// A spec with the restart that the site asked for and the secrets that it gave: what `failed` remembers.
+fn identity(spec: &InstanceSpec, nonce: Option<&String>, secrets: &BTreeMap<Name, u64>) -> Digest {
+    let mut all = spec.hash().0.to_vec();
+    all.extend(nonce.into_iter().flat_map(|n| n.bytes()));
+    for name in spec.secret_env.values() {
+        all.extend_from_slice(format!("\0{name} {:?}", secrets.get(name)).as_bytes());
+    }
+    if all.len() == spec.hash().0.len() { spec.hash() } else { Digest::of(&all) }
+}
+
 impl Chosen {
+    /// Identity of a chosen spec.
+    pub fn identity(&self, spec: &InstanceSpec, site: &Site) -> Digest {
+        identity(spec, site.nonces.get(&spec.name), &self.secrets)
+    }
+
     /// The image that this spec's reference means.
     pub fn image<'a>(&'a self, spec: &InstanceSpec, memory: &'a Remembered) -> Option<&'a ImageSeen> {
         self.pinned.get(&spec.name).or_else(|| memory.images.get(&spec.image))

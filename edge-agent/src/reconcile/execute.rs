@@ -13,7 +13,7 @@ use super::{
 use crate::{
     db::ledger::Ledger,
     runtime::{Place, Runtime, RuntimeError, Signal, VolumePurpose, names::Names},
-    workload::{Rendered, Secrets, node_red},
+    workload::{Rendered, Secrets, node_red, valkey},
 };
 use redforge_shared::{
     desired::{DesiredState, Model, Workload},
@@ -122,10 +122,7 @@ impl Deeds<'_> {
             Step::ConnectOutside { container, .. } => runtime.connect_outside(names, container).await,
             Step::Start { container, .. } => runtime.start_container(container).await,
             Step::TakeName { instance, container } => runtime.name_container(names, instance, container).await,
-            Step::Reload { instance, id, applied } => {
-                runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
-                return self.memory.set_applied(self.ledger, instance, applied).await;
-            }
+            Step::Reload { instance, id, applied } => return self.reload(instance, id, applied).await,
             Step::DeployFlows { instance, id, digest, full } => {
                 let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
@@ -142,6 +139,19 @@ impl Deeds<'_> {
             Step::RemoveVolume { volume, .. } => runtime.remove_volume(names, volume).await,
         };
         done.map_err(ReconcileError::Runtime)
+    }
+
+    /// Has a workload take over its live files without a restart, in the way of its kind.
+    async fn reload(&mut self, instance: &Name, id: &str, applied: &str) -> Result<(), ReconcileError> {
+        let vanished = || ReconcileError::Vanished(instance.clone());
+        let spec = self.desired.instance(instance.as_str()).ok_or_else(vanished)?;
+        if let Workload::Valkey(cache) | Workload::Redis(cache) = &spec.workload {
+            let address = self.addresses.get(id).ok_or_else(vanished)?;
+            let (password, settings) = (valkey::password(self.secrets, instance), valkey::settings(spec, cache));
+            return valkey::apply(*address, &password, &settings).await.map_err(ReconcileError::Apply);
+        }
+        self.runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
+        self.memory.set_applied(self.ledger, instance, applied).await
     }
 
     fn rendered(&self, instance: &Name) -> Result<&Rendered, ReconcileError> {

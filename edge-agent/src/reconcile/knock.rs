@@ -4,7 +4,7 @@
 use super::{Reconciler, View, observe::AppSeen};
 use crate::{
     runtime::ContainerState,
-    workload::{mosquitto, node_red, ollama, probe},
+    workload::{mosquitto, node_red, ollama, probe, tika, valkey},
 };
 use redforge_shared::desired::Workload;
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
@@ -63,6 +63,10 @@ impl Reconciler {
             let port = match (kind, view.apps.get(&c.id)) {
                 (Some(Workload::NodeRed(_)), Some(AppSeen::NodeRed(seen))) if !seen.answers => node_red::PORT,
                 (Some(Workload::Mosquitto(_)), Some(AppSeen::Mosquitto { accepts: false, .. })) => mosquitto::PORT,
+                (Some(Workload::Valkey(_) | Workload::Redis(_)), Some(AppSeen::Cache(seen))) if !seen.answers => {
+                    valkey::PORT
+                }
+                (Some(Workload::Tika(_)), Some(AppSeen::Tika { answers: false })) => tika::PORT,
                 (Some(Workload::Ollama(_)), Some(AppSeen::Ollama(None))) => ollama::PORT,
                 _ => continue,
             };

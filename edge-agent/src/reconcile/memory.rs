@@ -6,12 +6,14 @@ use super::{ReconcileError, crashes::Crashes, plan};
 use crate::{
     db::ledger::{Ledger, LedgerError},
     runtime::ImageSeen,
+    workload::Given,
 };
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec},
     ids::{Digest, Name},
     report::{Reason, preflight::ChangeStep},
 };
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -220,6 +222,12 @@ impl Remembered {
         }
         Ok(())
     }
+}
+
+/// The secrets that the site gave, as they are now.
+pub async fn given(ledger: &Ledger) -> Result<Given, ReconcileError> {
+    let given = ledger.given_secrets().await.map_err(ReconcileError::Ledger)?;
+    Ok(given.into_iter().map(|(name, g)| (name, (g.version, g.value.expose_secret().to_owned()))).collect())
 }
 
 fn names_of<T>(map: &BTreeMap<Name, T>) -> Vec<Name> {

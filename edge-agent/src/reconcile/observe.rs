@@ -1,7 +1,9 @@
 //! Asks the workloads what they run: over their own APIs, at the address that their container has now.
 use crate::{
     runtime::{ContainerSeen, ContainerState, HostSeen, Runtime},
-    workload::{Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe},
+    workload::{
+        Files, Secrets, mosquitto, node_red, node_red::NodeRedSeen, ollama, probe, tika, valkey, valkey::CacheSeen,
+    },
 };
 use futures_util::future::join_all;
 use redforge_shared::{
@@ -24,9 +26,12 @@ pub enum AppSeen {
         accepts: bool,
         live: Option<Digest>,
     },
-    Container {
-        passes: bool,
+    Cache(CacheSeen),
+    Tika {
+        answers: bool,
     },
+    /// Nobody is asked but its probe.
+    Container,
 }
 
 /// Flow sets that lie on the host.
@@ -58,19 +63,16 @@ async fn app(
 ) -> Option<AppSeen> {
     let seen = match (&spec.workload, c.address) {
         (Workload::Mosquitto(_), address) => {
-            // Unreadable is as good as wrong: it is written again.
-            let live = runtime.read_files(&c.id, mosquitto::LIVE_PATH).await.ok();
-            let live = live.map(|files| Files::content_hash(files.iter().map(|(n, b)| (n.as_str(), b.as_slice()))));
+            let live = live_files(runtime, c, mosquitto::LIVE_PATH).await;
             AppSeen::Mosquitto { accepts: accepts(address, mosquitto::PORT).await, live }
         }
-        (Workload::Container(w), address) => {
-            let passes = match (&w.probe, address) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(p), Some(address)) => probe::passes(address, p).await,
-            };
-            AppSeen::Container { passes }
+        (Workload::Valkey(w) | Workload::Redis(w), address) => {
+            let files = live_files(runtime, c, valkey::LIVE_PATH).await;
+            let (password, wanted) = (valkey::password(secrets, &spec.name), valkey::settings(spec, w));
+            AppSeen::Cache(valkey::observe(address, &password, &wanted, files).await)
         }
+        (Workload::Tika(_), address) => AppSeen::Tika { answers: tika::answers(address).await },
+        (Workload::Container(_), _) => AppSeen::Container,
         (Workload::NodeRed(w), Some(address)) => {
             let flows = w.flow_set.and_then(|d| flow_sets.get(&d));
             let token = node_red::token(secrets, &spec.name);
@@ -80,6 +82,12 @@ async fn app(
         (Workload::NodeRed(_) | Workload::Ollama(_), None) => return None,
     };
     Some(seen)
+}
+
+/// Hash of the live files. Unreadable is as good as wrong: they are written again.
+async fn live_files(runtime: &dyn Runtime, c: &ContainerSeen, path: &str) -> Option<Digest> {
+    let files = runtime.read_files(&c.id, path).await.ok()?;
+    Some(Files::content_hash(files.iter().map(|(n, b)| (n.as_str(), b.as_slice()))))
 }
 
 async fn accepts(address: Option<IpAddr>, port: u16) -> bool {

@@ -243,7 +243,8 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
     {
         // Right files on disk say nothing about what was read: remembered is which start of the container has read which.
         let applied = format!("{} {}", c.started_at, hash.hex());
-        if !live_is_right || memory.applied.get(&wanted.name) != Some(&applied) {
+        let has_read = shape.tells || memory.applied.get(&wanted.name) == Some(&applied);
+        if !live_is_right || !has_read {
             steps.push(Step::Reload { instance: instance(), id: c.id.clone(), applied });
         }
     }

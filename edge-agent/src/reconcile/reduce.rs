@@ -1,5 +1,6 @@
 //! Reduces what is desired and what was seen to the plain data that planning reads, and statuses to the host's one.
 use super::{
+    choose::Chosen,
     observe::{AppSeen, FlowSets},
     plan::{
         self, Blueprint, FlowsSeen, Found, Life, Purpose, Shape, VolumeFound, Wanted,
@@ -13,11 +14,12 @@ use crate::{
     workload::{
         self, Rendered, Unmet,
         ollama::{self, ModelState},
+        valkey::CacheSeen,
     },
 };
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, Workload},
-    ids::{Digest, Name},
+    ids::Name,
     report::{Health, HostStatus, InstanceStatus, Sync},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,15 +27,16 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What planning may know of the wish.
 pub fn desired(
     names: &Names,
-    state: &DesiredState,
+    chosen: &Chosen,
     site: &Site,
     (rendered, unmet): (&BTreeMap<Name, Rendered>, &BTreeMap<Name, Unmet>),
     waits: &BTreeMap<Name, Name>,
     (counts, capacity): (&Counts, Option<Capacity>),
 ) -> plan::Desired {
+    let state = &chosen.state;
     let wanted = |spec: &InstanceSpec| Wanted {
         name: spec.name.clone(),
-        spec: identity(spec, site.nonces.get(&spec.name)),
+        spec: chosen.identity(spec, site),
         rank: workload::rank(&spec.workload),
         hold: site.hold(&spec.name).is_some(),
         suspend: spec.suspend,
@@ -57,14 +60,6 @@ pub fn desired(
     }
 }
 
-/// A spec with the restart that the site asked for: what `failed` remembers.
-pub fn identity(spec: &InstanceSpec, nonce: Option<&String>) -> Digest {
-    match nonce {
-        None => spec.hash(),
-        Some(nonce) => Digest::of(&[&spec.hash().0[..], nonce.as_bytes()].concat()),
-    }
-}
-
 fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Shape {
     let numbers = || 0..=replicas.max(1);
     Shape {
@@ -81,6 +76,7 @@ fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Sha
         config: r.config.as_ref().map(|f| f.volume.clone()),
         live: r.live.as_ref().map(|f| f.volume.clone()),
         live_hash: r.live_hash(),
+        tells: matches!(spec.workload, Workload::Valkey(_) | Workload::Redis(_)),
     }
 }
 
@@ -120,7 +116,9 @@ pub fn actual(
                 };
                 actual.flows.insert(id.clone(), flows);
             }
-            AppSeen::Mosquitto { live: Some(live), .. } => drop(actual.live.insert(id.clone(), *live)),
+            AppSeen::Mosquitto { live: Some(live), .. } | AppSeen::Cache(CacheSeen { live: Some(live), .. }) => {
+                actual.live.insert(id.clone(), *live);
+            }
             AppSeen::Ollama(Some(held)) => {
                 let instance = seen.containers.iter().find(|c| c.id == *id).map(|c| c.instance.as_str());
                 if let Some(Workload::Ollama(o)) = instance.and_then(|i| state.instance(i)).map(|s| &s.workload) {
@@ -128,7 +126,12 @@ pub fn actual(
                     actual.models_lacking.insert(id.clone(), lacking.map(|m| m.name.clone()).collect());
                 }
             }
-            AppSeen::NodeRed(_) | AppSeen::Mosquitto { .. } | AppSeen::Ollama(None) | AppSeen::Container { .. } => {}
+            AppSeen::NodeRed(_)
+            | AppSeen::Mosquitto { .. }
+            | AppSeen::Ollama(None)
+            | AppSeen::Cache(_)
+            | AppSeen::Tika { .. }
+            | AppSeen::Container => {}
         }
     }
     actual

@@ -93,6 +93,7 @@ impl Reconciler {
             fault: None,
             memory,
             jobs: &self.jobs,
+            probes: &self.probes,
             flow_sets: &self.flow_sets,
             before: before.instances.iter().find(|b| b.name == spec.name),
             dropped: self.dropped(view.homes.get(&spec.name)),

@@ -107,7 +107,9 @@ fn on_trial<'a>(
     let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
     // The same container with other models or rights is not tried: what it lacks is fetched for as long as it takes.
     let changes = good.container_hash != shape.hash || good.spec.flow_set() != wanted.flow_set;
-    if waits || good.identity == wanted.spec || !changes {
+    // Neither is another secret: there is nothing else to go back to.
+    let same_spec = view.chosen.state.instance(wanted.name.as_str()) == Some(&good.spec);
+    if waits || same_spec || good.identity == wanted.spec || !changes {
         return None;
     }
     let mut new = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);

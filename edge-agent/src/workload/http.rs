@@ -38,7 +38,7 @@ impl HttpError {
     }
 }
 
-/// Sends one request and gives back the response with its body unread.
+/// Sends one request, with JSON if there is any, and gives back the response with its body unread.
 pub async fn send(
     address: IpAddr,
     port: u16,
@@ -47,33 +47,36 @@ pub async fn send(
     headers: &[(&str, &str)],
     body: Option<&serde_json::Value>,
 ) -> Result<Response<Incoming>, HttpError> {
-    let owned = |method: &Method| (method.clone(), path.to_owned());
-    let authority = SocketAddr::new(address, port);
-    let mut request = Request::builder().method(method.clone()).uri(format!("http://{authority}{path}"));
+    let mut headers = headers.to_vec();
+    if body.is_some() {
+        headers.push(("content-type", "application/json"));
+    }
+    let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+    let asked = exchange(SocketAddr::new(address, port), method.clone(), path, &headers, bytes);
+    let slow = || HttpError::Slow { method, path: path.to_owned() };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(slow()))
+}
+
+/// The same with any bytes, and for as long as the caller waits.
+pub async fn exchange(
+    to: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    bytes: Bytes,
+) -> Result<Response<Incoming>, HttpError> {
+    let path = path.to_owned();
+    let mut request = Request::builder().method(method.clone()).uri(format!("http://{to}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    if body.is_some() {
-        request = request.header("content-type", "application/json");
-    }
-    let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
-    let request = request.body(Full::new(bytes)).map_err(|source| {
-        let (method, path) = owned(&method);
-        HttpError::Request { method, path, source }
-    })?;
+    let request = match request.body(Full::new(bytes)) {
+        Ok(request) => request,
+        Err(source) => return Err(HttpError::Request { method, path, source }),
+    };
     // A client per request: addresses change at every start of a container, and a pooled connection would outlive it.
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
-    match tokio::time::timeout(PATIENCE, client.request(request)).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(source)) => {
-            let (method, path) = owned(&method);
-            Err(HttpError::Send { method, path, source })
-        }
-        Err(_) => {
-            let (method, path) = owned(&method);
-            Err(HttpError::Slow { method, path })
-        }
-    }
+    client.request(request).await.map_err(|source| HttpError::Send { method, path, source })
 }
 
 /// The whole body of a successful answer.

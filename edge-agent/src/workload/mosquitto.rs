@@ -19,6 +19,8 @@ pub const PORT: u16 = 1883;
 pub const AGENT_USER: &str = "_redforge";
 /// The image's own user; started as it, the broker needs no capability to become it.
 const UID: u32 = 1883;
+/// Where the agent's echo goes, and comes from.
+pub const ECHO_TOPIC: &str = "redforge/probe/echo";
 /// Where the broker reads users and rights.
 pub const LIVE_PATH: &str = "/mosquitto/live";
 /// Where the broker keeps its sessions and what waits in them.
@@ -124,7 +126,10 @@ fn acl(users: &[User]) -> String {
     let mut text = String::new();
     for User { name, reads, scales } in users {
         let _ = writeln!(text, "user {name}");
-        if name != AGENT_USER {
+        if name == AGENT_USER {
+            // Its own echo, by which it knows that the broker passes messages on.
+            let _ = writeln!(text, "topic readwrite {ECHO_TOPIC}");
+        } else {
             text.push_str("topic write redforge/records/+\n");
         }
         if *scales {

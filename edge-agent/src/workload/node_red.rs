@@ -56,6 +56,7 @@ pub(super) fn render(
     if let Some(models) = models {
         env.insert("OLLAMA_URL".into(), format!("http://{models}:{}", ollama::PORT));
     }
+    env.extend(super::service_env(workload, around)?);
     env.insert("REDFORGE_INSTANCE".into(), spec.name.to_string());
     env.insert("REDFORGE_HOST".into(), around.desired.host_name.to_string());
     // Empty: the flow file is the one that the settings name.

@@ -6,7 +6,10 @@ mod first_session;
 mod flows;
 mod host;
 mod last_lines;
+mod probes;
 mod replace;
+mod secrets;
+mod services;
 
 use host::*;
 use redforge_shared::{

@@ -238,18 +238,20 @@ pub(super) fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation>
             continue;
         }
         let section = spec.node_red.clone().unwrap_or_default();
-        for (path, wanted, kind) in [
-            ("spec.nodeRed.broker", &section.broker, Kind::Mosquitto),
-            ("spec.nodeRed.ollama", &section.ollama, Kind::Ollama),
+        for (path, wanted, kinds) in [
+            ("spec.nodeRed.broker", &section.broker, &[Kind::Mosquitto][..]),
+            ("spec.nodeRed.ollama", &section.ollama, &[Kind::Ollama]),
+            ("spec.nodeRed.cache", &section.cache, &[Kind::Valkey, Kind::Redis]),
+            ("spec.nodeRed.tika", &section.tika, &[Kind::Tika]),
         ] {
-            let of_kind: Vec<&str> = specs.iter().filter(|(_, s)| s.kind == kind).map(|(n, _)| *n).collect();
+            let of_kind: Vec<&str> = specs.iter().filter(|(_, s)| kinds.contains(&s.kind)).map(|(n, _)| *n).collect();
+            let kind = kinds.iter().map(|k| k.as_str()).collect::<Vec<_>>().join(" or ");
             match wanted {
                 Some(wanted) if !of_kind.contains(&wanted.as_str()) => {
-                    say(name, path, format!("the host has no instance {wanted} of kind {}", kind.as_str()));
+                    say(name, path, format!("the host has no instance {wanted} of kind {kind}"));
                 }
                 None if of_kind.len() > 1 => {
-                    let problem =
-                        format!("the host has several of kind {}: name one of {}", kind.as_str(), of_kind.join(", "));
+                    let problem = format!("the host has several of kind {kind}: name one of {}", of_kind.join(", "));
                     say(name, path, problem);
                 }
                 _ => {}

@@ -1,17 +1,14 @@
 //! What types cannot say about a manifest: (path, problem) for everything that is wrong with it. Pure.
-use super::{FlowSource, InstanceSpec, Kind, Manifest, scale};
+use super::{FlowSource, InstanceSpec, Kind, Manifest, Probe, scale};
 use crate::{
-    desired::{MAX_READS, Probe, is_topic_filter},
+    desired::{
+        MAX_READS, is_topic_filter,
+        rules::{self, MAX_ENV, MAX_LIST, MIN_CACHE_BYTES, Ruling, shown},
+    },
     flows::Flows,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Docker refuses less.
-const MIN_MEMORY_BYTES: u64 = 6 << 20;
-const MAX_LIST: usize = 64;
-const MAX_ENV: usize = 256;
-const MAX_VALUE_BYTES: usize = 32 * 1024;
 
 type Problems = Vec<(String, String)>;
 
@@ -50,6 +47,12 @@ fn say(found: &mut Problems, path: impl Into<String>, problem: String) {
     found.push((path.into(), problem));
 }
 
+fn rule(found: &mut Problems, path: impl Into<String>, ruling: Ruling) {
+    if let Err(problem) = ruling {
+        say(found, path, problem);
+    }
+}
+
 fn labels(labels: &BTreeMap<String, String>, found: &mut Problems) {
     let plain = |s: &str| s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'));
     if labels.len() > MAX_LIST {
@@ -66,24 +69,17 @@ fn labels(labels: &BTreeMap<String, String>, found: &mut Problems) {
 }
 
 fn spec(spec: &InstanceSpec, found: &mut Problems) {
-    let image = &spec.image;
-    if image.is_empty() || image.len() > 512 || image.starts_with('-') || !image.chars().all(|c| c.is_ascii_graphic()) {
-        say(found, "spec.image", "expected an image reference such as nodered/node-red:4.1".into());
-    }
+    rule(found, "spec.image", rules::image(&spec.image));
     sections(spec, found);
-    env(&spec.env, found);
-    if spec.resources.memory.is_some_and(|m| m.0 < MIN_MEMORY_BYTES) {
-        say(found, "spec.resources.memory", "less than 6Mi, which no container starts with".into());
-    }
-    if spec.resources.pids == Some(0) {
-        say(found, "spec.resources.pids", "0 is no limit that a process can live with; leave it out instead".into());
-    }
+    env(spec, found);
+    rule(found, "spec.resources.memory", spec.resources.memory.map_or(Ok(()), |m| rules::memory(m.0)));
+    rule(found, "spec.resources.pids", spec.resources.pids.map_or(Ok(()), rules::pids));
     volumes(spec, found);
     ports(spec, found);
     found.extend(scale::problems(spec));
-    if spec.restart_nonce.len() > 128 {
-        say(found, "spec.restartNonce", "longer than 128 bytes".into());
-    }
+    rule(found, "spec.restartNonce", rules::nonce(&spec.restart_nonce));
+    probes(spec, found);
+    services(spec, found);
     if let Some(ollama) = &spec.ollama {
         models(ollama, &spec.env, found);
     }
@@ -109,18 +105,80 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
     }
     if let Some(container) = &spec.container {
         command(&container.command, found);
-        match &container.probe {
-            Some(Probe::Http { port: 0, .. }) => {
-                say(found, "spec.container.probe.http.port", "must be 1 to 65535".into());
-            }
-            Some(Probe::Tcp { port: 0 }) => say(found, "spec.container.probe.tcp.port", "must be 1 to 65535".into()),
-            Some(Probe::Http { path, .. })
-                if !path.starts_with('/') || path.len() > 512 || !path.chars().all(|c| c.is_ascii_graphic()) =>
-            {
-                say(found, "spec.container.probe.http.path", "must begin with '/' and hold no spaces".into());
+    }
+}
+
+/// The sections of valkey, redis and tika.
+fn services(spec: &InstanceSpec, found: &mut Problems) {
+    for (name, cache) in [("valkey", &spec.valkey), ("redis", &spec.redis)] {
+        let most = cache.as_ref().and_then(|c| c.max_memory).map(|b| b.0);
+        let at = format!("spec.{name}.maxMemory");
+        match (most, spec.resources.memory.map(|b| b.0)) {
+            (Some(most), _) if most < MIN_CACHE_BYTES => say(found, at, "less than 1Mi".into()),
+            (Some(most), Some(limit)) if most > limit => {
+                say(found, at, "more than resources.memory: the server would be killed before it is full".into());
             }
             _ => {}
         }
+    }
+    let timeout = spec.tika.as_ref().and_then(|t| t.task_timeout_seconds);
+    rule(found, "spec.tika.taskTimeoutSeconds", timeout.map_or(Ok(()), |t| rules::between(t, 1, 3600)));
+}
+
+fn probes(spec: &InstanceSpec, found: &mut Problems) {
+    let section = spec.container.as_ref().and_then(|c| c.probe.as_ref());
+    if spec.probe.is_some() && section.is_some() {
+        say(found, "spec.container.probe", "spec.probe is there too, and says the same".into());
+    }
+    for (at, probe) in [("spec.probe", spec.probe.as_ref()), ("spec.container.probe", section)] {
+        if let Some(probe) = probe {
+            one_probe(at, probe, spec.kind, found);
+        }
+    }
+}
+
+fn one_probe(at: &str, probe: &Probe, kind: Kind, found: &mut Problems) {
+    let questions = probe.questions();
+    if questions.len() != 1 {
+        say(found, at, "exactly one of http, tcp, mqttEcho, flowMessage and modelPrompt is needed".into());
+    }
+    let belongs = [("mqttEcho", Kind::Mosquitto), ("flowMessage", Kind::NodeRed), ("modelPrompt", Kind::Ollama)];
+    for (question, of) in belongs {
+        if questions.contains(&question) && kind != of {
+            say(found, format!("{at}.{question}"), format!("is for kind {}, not for {}", of.as_str(), kind.as_str()));
+        }
+    }
+    for (name, value, most) in [
+        ("periodSeconds", probe.period_seconds, 3600),
+        ("timeoutSeconds", probe.timeout_seconds, 300),
+        ("failureThreshold", probe.failure_threshold, 100),
+    ] {
+        rule(found, format!("{at}.{name}"), value.map_or(Ok(()), |v| rules::between(v, 1, most)));
+    }
+    if let Some(http) = &probe.http {
+        rule(found, format!("{at}.http.port"), rules::port(http.port));
+        rule(found, format!("{at}.http.path"), rules::http_path(&http.path));
+    }
+    if let Some(tcp) = &probe.tcp {
+        rule(found, format!("{at}.tcp.port"), rules::port(tcp.port));
+    }
+    if let Some(flow) = &probe.flow_message {
+        let at = format!("{at}.flowMessage");
+        match (&flow.path, &flow.topic, &flow.answer_topic) {
+            (Some(path), None, None) => rule(found, format!("{at}.path"), rules::http_path(path)),
+            (None, Some(topic), Some(answer)) => {
+                rule(found, format!("{at}.topic"), rules::topic(topic));
+                rule(found, format!("{at}.answerTopic"), rules::topic(answer));
+            }
+            _ => say(found, at.clone(), "needs either path, or topic and answerTopic".into()),
+        }
+        rule(found, format!("{at}.expect"), rules::probe_text(&flow.expect));
+        rule(found, format!("{at}.message"), flow.message.as_deref().map_or(Ok(()), rules::probe_text));
+    }
+    if let Some(prompt) = &probe.model_prompt {
+        rule(found, format!("{at}.modelPrompt.model"), rules::model(&prompt.model));
+        let text = prompt.prompt.as_deref().map_or(Ok(()), rules::probe_text);
+        rule(found, format!("{at}.modelPrompt.prompt"), text);
     }
 }
 
@@ -129,6 +187,9 @@ fn sections(spec: &InstanceSpec, found: &mut Problems) {
         (Kind::NodeRed, "nodeRed", spec.node_red.is_some()),
         (Kind::Mosquitto, "mosquitto", spec.mosquitto.is_some()),
         (Kind::Ollama, "ollama", spec.ollama.is_some()),
+        (Kind::Valkey, "valkey", spec.valkey.is_some()),
+        (Kind::Redis, "redis", spec.redis.is_some()),
+        (Kind::Tika, "tika", spec.tika.is_some()),
         (Kind::Container, "container", spec.container.is_some()),
     ];
     for (kind, name, is_present) in present {
@@ -139,19 +200,19 @@ fn sections(spec: &InstanceSpec, found: &mut Problems) {
     }
 }
 
-fn env(env: &BTreeMap<String, String>, found: &mut Problems) {
-    if env.len() > MAX_ENV {
-        say(found, "spec.env", format!("{} variables, more than {MAX_ENV}", env.len()));
+fn env(spec: &InstanceSpec, found: &mut Problems) {
+    let count = spec.env.len() + spec.secret_env.len();
+    if count > MAX_ENV {
+        say(found, "spec.env", format!("{count} variables, more than {MAX_ENV}"));
     }
-    for (name, value) in env {
-        let path = format!("spec.env.{name}");
-        let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        if !first || name.len() > 128 || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            say(found, path, "a variable's name is letters, digits and '_', not beginning with a digit".into());
-        } else if name.starts_with("REDFORGE_") {
-            say(found, path, "names that begin with REDFORGE_ are set by the agent".into());
-        } else if value.len() > MAX_VALUE_BYTES || value.contains('\0') {
-            say(found, path, format!("the value is longer than {MAX_VALUE_BYTES} bytes or holds a zero byte"));
+    for (name, value) in &spec.env {
+        rule(found, format!("spec.env.{name}"), rules::env_name(name).and_then(|()| rules::env_value(value)));
+    }
+    for name in spec.secret_env.keys() {
+        let at = format!("spec.secretEnv.{name}");
+        rule(found, at.clone(), rules::env_name(name));
+        if spec.env.contains_key(name) {
+            say(found, at, "the variable is also in spec.env".into());
         }
     }
 }
@@ -166,17 +227,13 @@ fn volumes(spec: &InstanceSpec, found: &mut Problems) {
         if !names.insert(name) {
             say(found, format!("spec.volumes[{i}].name"), format!("'{name}' occurs twice"));
         }
-        if name == "live" || name == "cfg" || name.starts_with("cfg-") {
-            say(found, format!("spec.volumes[{i}].name"), format!("'{name}' is kept for files that the agent renders"));
-        }
+        rule(found, format!("spec.volumes[{i}].name"), rules::volume_name(name));
         let at = format!("spec.volumes[{i}].path");
         let path = volume.path.as_str();
-        let parts_ok = path.split('/').skip(1).all(|p| !p.is_empty() && p != "." && p != "..");
-        let plain = path.len() <= 256 && path.chars().all(|c| c.is_ascii_graphic() && c != ':');
-        if !path.starts_with('/') || !parts_ok || !plain {
-            say(found, at, format!("'{}' is not an absolute path without '..', ':' and spaces", shown(path)));
-        } else if !paths.insert(path) {
-            say(found, at, format!("'{path}' occurs twice"));
+        match rules::volume_path(path) {
+            Err(problem) => say(found, at, problem),
+            Ok(()) if !paths.insert(path) => say(found, at, format!("'{path}' occurs twice")),
+            Ok(()) => {}
         }
     }
 }
@@ -187,12 +244,9 @@ fn ports(spec: &InstanceSpec, found: &mut Problems) {
         return;
     }
     for (i, port) in spec.ports.iter().enumerate() {
-        if port.container == 0 {
-            say(found, format!("spec.ports[{i}].container"), "must be 1 to 65535".into());
-        }
-        if port.host == 0 {
-            say(found, format!("spec.ports[{i}].host"), "must be 1 to 65535".into());
-        }
+        rule(found, format!("spec.ports[{i}].container"), rules::port(port.container));
+        rule(found, format!("spec.ports[{i}].host"), rules::port(port.host));
+        rule(found, format!("spec.ports[{i}].address"), rules::publish_address(port.address));
         if spec.ports[..i].iter().any(|earlier| earlier.collides(port)) {
             say(found, format!("spec.ports[{i}].host"), format!("port {} is published twice", port.host));
         }
@@ -206,11 +260,10 @@ fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Pr
     let mut names = BTreeSet::new();
     for (i, model) in ollama.models.iter().enumerate() {
         let at = format!("spec.ollama.models[{i}].name");
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
-        if model.name.is_empty() || model.name.len() > 128 || !model.name.chars().all(plain) {
-            say(found, at, format!("'{}' is not a model name such as nomic-embed-text:v1.5", shown(&model.name)));
-        } else if !names.insert(model.name.as_str()) {
-            say(found, at, format!("'{}' occurs twice", model.name));
+        match rules::model(&model.name) {
+            Err(problem) => say(found, at, problem),
+            Ok(()) if !names.insert(model.name.as_str()) => say(found, at, format!("'{}' occurs twice", model.name)),
+            Ok(()) => {}
         }
     }
     if ollama.context_length.is_some_and(|n| !(256..=1 << 20).contains(&n)) {
@@ -250,13 +303,6 @@ fn command(command: &[String], found: &mut Problems) {
         say(found, "spec.container.command", format!("{} words, more than {MAX_LIST}", command.len()));
     }
     for (i, word) in command.iter().enumerate() {
-        if word.len() > MAX_VALUE_BYTES || word.contains('\0') {
-            let problem = format!("longer than {MAX_VALUE_BYTES} bytes or with a zero byte");
-            say(found, format!("spec.container.command[{i}]"), problem);
-        }
+        rule(found, format!("spec.container.command[{i}]"), rules::command_word(word));
     }
-}
-
-fn shown(s: &str) -> String {
-    s.chars().take(60).collect()
 }

@@ -1,5 +1,5 @@
 //! An instance's manifest as the host's desired state has it: pure, total, nothing is looked up.
-use super::{InstanceSpec, Kind};
+use super::{InstanceSpec, Kind, Probe};
 use crate::{
     desired::{self, Workload},
     ids::{Digest, Name},
@@ -14,6 +14,13 @@ impl InstanceSpec {
             image_artifact: None,
             workload: self.workload(flow_set),
             env: self.env.clone(),
+            secret_env: self.secret_env.clone(),
+            probe: self
+                .probe
+                .as_ref()
+                .or(self.container.as_ref().and_then(|c| c.probe.as_ref()))
+                .and_then(Probe::render),
+            read_only_root: self.read_only_root,
             resources: desired::Resources {
                 cpu_millicores: self.resources.cpu.map(|c| c.0),
                 memory_bytes: self.resources.memory.map(|m| m.0),
@@ -47,6 +54,8 @@ impl InstanceSpec {
                     flow_set: section.flow_set.as_ref().and_then(flow_set),
                     broker: section.broker,
                     ollama: section.ollama,
+                    cache: section.cache,
+                    tika: section.tika,
                     reads: section.reads,
                     drift: section.drift,
                 })
@@ -81,11 +90,14 @@ impl InstanceSpec {
                     prune: section.prune,
                 })
             }
+            Kind::Valkey => Workload::Valkey(self.valkey.clone().unwrap_or_default().render()),
+            Kind::Redis => Workload::Redis(self.redis.clone().unwrap_or_default().render()),
+            Kind::Tika => Workload::Tika(self.tika.clone().unwrap_or_default().render()),
             Kind::Container => {
                 let section = self.container.clone().unwrap_or_default();
                 Workload::Container(desired::Container {
                     command: section.command,
-                    probe: section.probe,
+                    probe: None,
                     broker: section.broker,
                 })
             }

@@ -111,7 +111,11 @@ fn why_single(spec: &InstanceSpec) -> Option<String> {
             let why = "an Ollama server's models lie in one volume: make a second instance, and name it in `ollama`";
             return Some(why.into());
         }
-        Kind::NodeRed | Kind::Container => {}
+        Kind::Valkey | Kind::Redis => {
+            let why = "a cache keeps its data in one container: make a second instance, and name it in `cache`";
+            return Some(why.into());
+        }
+        Kind::NodeRed | Kind::Tika | Kind::Container => {}
     }
     if let Some(v) = spec.volumes.first() {
         let name = &v.name;

@@ -87,7 +87,7 @@ async fn newer_foreign_and_damaged_files_are_refused() {
     conn.pragma_update(None, "user_version", 9).expect("writes");
     drop(conn);
     let e = Ledger::open(&path).await.expect_err("is newer");
-    assert!(matches!(e, LedgerError::Open(OpenError::Newer { found: 9, known: 2, .. })), "{e:?}");
+    assert!(matches!(e, LedgerError::Open(OpenError::Newer { found: 9, .. })), "{e:?}");
 
     let other = dir.path().join("other.db");
     Connection::open(&other).expect("opens").execute_batch("CREATE TABLE t (a)").expect("writes");
@@ -128,4 +128,26 @@ async fn a_hold_ends_by_itself_and_no_clock_makes_it_last_longer() {
     ledger.hold(&Scope::Host, &hold(now + hour, true)).await.expect("commits");
     assert!(ledger.release(&Scope::Host).await.expect("commits"));
     assert_eq!(ledger.site(now).await.expect("reads"), Site::default(), "all of them went");
+}
+
+#[tokio::test]
+async fn another_value_of_a_secret_never_bears_the_number_of_an_earlier_one() {
+    use secrecy::ExposeSecret as _;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    let ledger = Ledger::open(&path).await.expect("opens");
+    let key: Name = "api-key".parse().expect("a name");
+    let give = async |value: &str| ledger.give_secret(&key, value.into(), 5).await.expect("commits");
+    assert_eq!(give("one").await, 1);
+    assert_eq!(give("one").await, 1, "the same value is no change");
+    assert_eq!(give("two").await, 2);
+    // Another process, as the command line is beside the agent.
+    let other = Ledger::open(&path).await.expect("opens");
+    assert_eq!(other.given_secrets().await.expect("reads")[&key].value.expose_secret(), "two");
+    assert!(other.delete_secret(&key).await.expect("commits"));
+    assert!(!other.delete_secret(&key).await.expect("commits"));
+    assert!(ledger.given_secrets().await.expect("reads").is_empty());
+    assert_eq!(give("one").await, 3, "deleted and given again");
+    let seen = format!("{:?}", ledger.given_secrets().await.expect("reads"));
+    assert!(!seen.contains("one"), "{seen}");
 }

@@ -87,6 +87,8 @@ pub struct Shape {
     pub config: Option<String>,
     pub live: Option<String>,
     pub live_hash: Option<Digest>,
+    /// What was observed of its live files is what it has read: nothing about reading them is remembered.
+    pub tells: bool,
 }
 
 impl Shape {

@@ -1,6 +1,7 @@
 //! Changes that do not fit, hang or crash: what serves goes on, and the status says which and why.
 use super::*;
 use crate::runtime::EngineSeen;
+use redforge_shared::report::preflight::ChangeStep;
 use redforge_shared::{
     clock::Clock,
     report::preflight::{Check, Verdict},

@@ -53,7 +53,11 @@ impl Docker {
         let request = NetworkConnectRequest { container: container.into(), ..Default::default() };
         match self.client().await?.connect_network(&names.outside(), request).await {
             Ok(()) => Ok(()),
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains("already exists in network") => {
+            // The second is podman's.
+            Err(Error::DockerResponseServerError { message, .. })
+                if message.contains("already exists in network")
+                    || message.contains("is already connected to network") =>
+            {
                 Ok(())
             }
             Err(e) => Err(failed("connect", container, e)),
@@ -121,7 +125,7 @@ fn body(names: &Names, place: Place<'_>, spec: &ContainerSpec) -> ContainerCreat
         hostname: Some(if place.named { instance.to_string() } else { format!("replica-{}", place.replica) }),
         image: Some(spec.image_id.clone()),
         cmd: (!spec.command.is_empty()).then(|| spec.command.clone()),
-        env: Some(spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        env: Some(env(spec)),
         user: spec.user.clone(),
         exposed_ports: Some(spec.ports.iter().map(port_key).collect()),
         // Our own probes ask the workload; the image's would run a process in the container every few seconds.
@@ -137,6 +141,14 @@ fn body(names: &Names, place: Place<'_>, spec: &ContainerSpec) -> ContainerCreat
     }
 }
 
+fn env(spec: &ContainerSpec) -> Vec<String> {
+    let plain = spec.env.iter().map(|(k, v)| format!("{k}={v}"));
+    plain.chain(spec.secret_env.iter().map(|(k, s)| format!("{k}={}", s.value))).collect()
+}
+
+/// Where programs put what they forget: in memory, counted as the container's, and nothing in it can be run.
+const SCRATCH: &str = "rw,noexec,nosuid,nodev,size=128m,mode=1777";
+
 fn host_config(names: &Names, spec: &ContainerSpec) -> HostConfig {
     let memory = spec.memory_bytes.map(|b| b as i64);
     HostConfig {
@@ -147,6 +159,8 @@ fn host_config(names: &Names, spec: &ContainerSpec) -> HostConfig {
         pids_limit: spec.pids.map(i64::from),
         cap_drop: Some(vec!["ALL".into()]),
         cap_add: Some(spec.capabilities.clone()),
+        readonly_rootfs: Some(spec.read_only_root),
+        tmpfs: spec.read_only_root.then(|| HashMap::from([("/tmp".into(), SCRATCH.into())])),
         security_opt: Some(vec!["no-new-privileges:true".into()]),
         // Containers outlive the agent, and the engine brings them back after a reboot before the agent is up.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::UNLESS_STOPPED), ..Default::default() }),
@@ -188,3 +202,6 @@ fn port_bindings(ports: &[Port]) -> PortMap {
     }
     map
 }
+
+#[cfg(test)]
+mod tests;

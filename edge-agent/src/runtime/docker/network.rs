@@ -51,7 +51,9 @@ impl Docker {
         match client.create_network(request).await {
             Ok(_) => Ok(()),
             Err(Error::DockerResponseServerError { message, .. })
-                if message.contains("overlaps") || message.contains("conflicts with network") =>
+                if ["overlaps", "conflicts with network", "is already used on the host"]
+                    .iter()
+                    .any(|t| message.contains(t)) =>
             {
                 Err(RuntimeError::SubnetTaken { name: name.into(), subnet: subnet.unwrap_or_default().into() })
             }

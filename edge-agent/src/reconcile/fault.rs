@@ -1,0 +1,37 @@
+//! Why a pass or one of its steps failed, by what was tried. Knows which of them would fail the same way again.
+use crate::{
+    db::ledger::LedgerError,
+    runtime::RuntimeError,
+    workload::{http::HttpError, resp::RespError},
+};
+use redforge_shared::{ids::Name, report::preflight::ChangeStep};
+
+/// What went wrong in a pass, by act.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("the container engine did not do it")]
+    Runtime(#[source] RuntimeError),
+    #[error("the ledger did not answer")]
+    Ledger(#[source] LedgerError),
+    #[error("the runtime did not take the flows")]
+    Deploy(#[source] Box<HttpError>),
+    #[error("the server did not take its settings")]
+    Apply(#[source] RespError),
+    #[error("instance '{0}' changed while the pass ran")]
+    Vanished(Name),
+    #[error("no subnet is configured")]
+    NoSubnet,
+    #[error("the step {0} took longer than it may")]
+    Late(ChangeStep),
+}
+
+impl ReconcileError {
+    /// Would the same spec be refused again?
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Runtime(e) => !e.is_retryable(),
+            Self::Deploy(e) => e.is_refusal(),
+            Self::Ledger(_) | Self::Apply(_) | Self::Vanished(_) | Self::NoSubnet | Self::Late(_) => false,
+        }
+    }
+}
