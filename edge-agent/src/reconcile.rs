@@ -130,7 +130,6 @@ pub struct Reconciler {
     /// The accepted state whose blobs alone are left.
     swept: Option<Digest>,
     loads: Loads,
-    probes: Probes,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
     told: Mutex<Option<OffsetDateTime>>,
@@ -348,7 +347,6 @@ impl Reconciler {
         self.remember_crashes(&view, memory).await?;
         self.keep_asking(&view);
         self.remember_counts(&view, memory).await?;
-        self.keep_asking(&view);
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
