@@ -4,27 +4,20 @@
 //! from the spec or its flow set only, never from a container.
 use super::{
     ReconcileError,
-    clean_up::model_key,
     crashes::Crashes,
     jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
     plan::{self, Blueprint, GivenAt, job_key},
     probes::{Probes, Word},
-    reduce::was_given,
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
-    workload::{
-        Unmet,
-        node_red::{NodeRedSeen, RuntimeEvent},
-        ollama::{self, ModelState, OllamaSeen},
-        valkey::CacheSeen,
-    },
+    workload::{Unmet, valkey::CacheSeen},
 };
+use inside::{models, node_red};
 use redforge_shared::{
-    desired::{InstanceSpec, NodeRed, Ollama, Workload},
-    flows::FlowSet,
+    desired::{InstanceSpec, Workload},
     ids::{Digest, Name},
     report::{
         Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync,
@@ -35,6 +28,8 @@ use redforge_shared::{
 };
 use std::collections::BTreeMap;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+mod inside;
 
 /// Everything about one instance at one moment.
 pub struct Glance<'a> {
@@ -438,96 +433,5 @@ fn silent(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
         because(Phase::Running, Health::Error, Sync::UpToDate, Reason::ProbeFailed)
     } else {
         plain(Phase::Starting, Health::Unknown, Sync::Updating)
-    }
-}
-
-fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
-    let silent =
-        || g.container.map_or_else(|| plain(Phase::Pending, Health::Unknown, Sync::Updating), |c| silent(g, c));
-    if !seen.answers {
-        return silent();
-    }
-    let Some(runtime) = &seen.runtime else { return silent() };
-    let settings = match &g.wanted.blueprint {
-        Blueprint::Ready(shape) => seen.config.is_some() && seen.config != shape.config_hash,
-        _ => false,
-    };
-    let Some(digest) = w.flow_set else {
-        return drifted(plain(Phase::Running, Health::Healthy, Sync::UpToDate), [(settings, "settings")]);
-    };
-    let Some(set) = g.flow_sets.get(&digest) else {
-        let names = vec![digest.to_string()];
-        return Verdict(Phase::Starting, Health::Unknown, Sync::Updating, Some(Reason::BlobMissing), names);
-    };
-    let edited = seen.hash != Some(set.hash);
-    let given = g.container.is_some_and(|c| was_given(g.given, c, digest, g.homes));
-    if (edited || seen.credentials_wrong) && !given {
-        return plain(Phase::Starting, Health::Unknown, Sync::Updating);
-    }
-    let parts = [(edited, "flows"), (seen.credentials_wrong, "credentials"), (settings, "settings")];
-    drifted(flows_run(set, seen, runtime), parts)
-}
-
-/// What somebody changed at the host is named; what is worse than that is said instead.
-fn drifted(verdict: Verdict, parts: impl IntoIterator<Item = (bool, &'static str)>) -> Verdict {
-    let names: Vec<_> = parts.into_iter().filter(|(is, _)| *is).map(|(_, part)| part.to_owned()).collect();
-    match verdict {
-        Verdict(phase, health, Sync::UpToDate, ..) if !names.is_empty() => {
-            Verdict(phase, health, Sync::Drifted, Some(Reason::Edited), names)
-        }
-        other => other,
-    }
-}
-
-/// What the runtime says of the flows that it has.
-fn flows_run(set: &FlowSet, seen: &NodeRedSeen, runtime: &RuntimeEvent) -> Verdict {
-    match (runtime.state.as_str(), runtime.error.as_deref()) {
-        ("start", None) if seen.deployed.is_some() && seen.deployed == seen.rev => {
-            plain(Phase::Running, Health::Healthy, Sync::UpToDate)
-        }
-        (_, Some("missing-types")) => {
-            // Only names that the flow set itself uses go into a report.
-            let names = set.flows.node_types().into_iter().filter(|t| runtime.types.contains(t)).collect();
-            Verdict(Phase::Starting, Health::Error, Sync::Failed, Some(Reason::MissingTypes), names)
-        }
-        ("safe", _) => because(Phase::Safe, Health::Degraded, Sync::Updating, Reason::FlowsStopped),
-        ("start", None) => plain(Phase::Starting, Health::Unknown, Sync::Updating),
-        (_, None) => because(Phase::Starting, Health::Error, Sync::Drifted, Reason::FlowsStopped),
-        (_, Some(_)) => because(Phase::Starting, Health::Error, Sync::Failed, Reason::FlowsStopped),
-    }
-}
-
-fn models(g: &Glance<'_>, w: &Ollama, seen: &OllamaSeen) -> Verdict {
-    let lacking: Vec<_> =
-        w.models.iter().map(|m| (m, ollama::state(m, &seen.held))).filter(|(_, s)| *s != ModelState::Right).collect();
-    if lacking.is_empty() {
-        let idle: Vec<_> = ollama::not_loaded(&w.models, seen).map(|m| m.name.clone()).collect();
-        let failure = idle.iter().find_map(|m| g.jobs.failure(&job_key::load(&g.spec.name, m)));
-        return match (failure, idle.is_empty()) {
-            (_, true) => plain(Phase::Running, Health::Healthy, Sync::UpToDate),
-            // It is there and is not in memory: the first question takes longer.
-            (Some(_), false) => {
-                Verdict(Phase::Running, Health::Degraded, Sync::OutOfDate, Some(Reason::ProbeFailed), idle)
-            }
-            (None, false) => Verdict(Phase::Running, Health::Healthy, Sync::Updating, None, idle),
-        };
-    }
-    let mut names: Vec<_> = lacking.iter().map(|(m, _)| m.name.clone()).collect();
-    // Right before and another now: somebody moved the tag.
-    let moved = lacking.iter().any(|(m, state)| {
-        let known = g.memory.brought_models.get(&model_key(&g.spec.name, &m.name));
-        *state == ModelState::Other && known.is_some_and(|k| k.digest == m.digest)
-    });
-    let failure = lacking.iter().find_map(|(m, state)| {
-        let (failed, more) = g.jobs.failure(&job_key::model(&g.spec.name, &m.name))?;
-        let digest = *state == ModelState::Other && failed == Reason::ModelMissing;
-        Some((if digest { Reason::ModelDigest } else { failed }, more))
-    });
-    names.extend(failure.iter().flat_map(|(_, more)| *more).cloned());
-    match (failure, moved) {
-        (Some((reason, _)), false) => Verdict(Phase::Running, Health::Error, Sync::OutOfDate, Some(reason), names),
-        (Some((reason, _)), true) => Verdict(Phase::Running, Health::Error, Sync::Drifted, Some(reason), names),
-        (None, true) => Verdict(Phase::Pulling, Health::Degraded, Sync::Drifted, Some(Reason::ModelDigest), names),
-        (None, false) => Verdict(Phase::Pulling, Health::Unknown, Sync::Updating, None, names),
     }
 }

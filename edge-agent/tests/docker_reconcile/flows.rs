@@ -99,7 +99,9 @@ async fn docker_models_are_pulled_and_must_have_the_declared_digest() {
     host.want(vec![ollama(vec![model(right)])]).await;
     host.until_running("ollama").await;
     let mut both = vec![model(right)];
-    both.push(Model { name: "no-such-model".into(), digest: right, preload: false, blobs: vec![] });
+    // Not the digest that is there: that one would only be given another name.
+    let digest = Digest::of(b"nowhere");
+    both.push(Model { name: "no-such-model".into(), digest, preload: false, blobs: vec![] });
     host.want(vec![ollama(both)]).await;
     let status = host.until("ollama", "missing a model", |i| i.reason == Some(Reason::ModelMissing)).await;
     assert_eq!(status.names, ["no-such-model"]);
