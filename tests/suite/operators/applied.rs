@@ -1,4 +1,5 @@
 //! Every manifest that a reader could copy, from the documents and the examples, is applied to a real hub.
+use super::docs::plain;
 use redforge_shared::manifest::{FlowSource, Manifest, parse};
 use redforge_shared::wire::pb;
 use redforge_tests::{agent::TestAgent, ctl::Ctl, hub::TestHub, operator::Operator};
@@ -23,11 +24,9 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The YAML blocks of a page, without what indents them.
+/// The YAML blocks of a page.
 fn blocks(page: &str) -> Vec<String> {
-    let line = |l: &str| l.strip_prefix("   ").unwrap_or(l).to_owned() + "\n";
-    let text = |b: &str| b.split("```").next().unwrap_or_default().lines().map(line).collect::<String>();
-    page.split("```yaml\n").skip(1).map(text).collect()
+    page.split("```yaml\n").skip(1).map(|b| plain(b.split("```").next().unwrap_or_default())).collect()
 }
 
 /// A hub with the hosts that manifests name.

@@ -57,6 +57,12 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
+/// A block without what indents all of it, as inside a list.
+pub fn plain(block: &str) -> String {
+    let indent = if block.lines().all(|l| l.is_empty() || l.starts_with("   ")) { "   " } else { "" };
+    block.lines().map(|l| l.strip_prefix(indent).unwrap_or(l).to_owned() + "\n").collect()
+}
+
 #[test]
 fn every_example_and_every_manifest_in_the_documents_can_be_read() {
     let mut seen = 0;
@@ -78,7 +84,7 @@ fn every_example_and_every_manifest_in_the_documents_can_be_read() {
     for file in files(&root().join("docs"), "md").into_iter().chain([root().join("README.md")]) {
         let page = fs::read_to_string(&file).expect("text");
         for block in page.split("```yaml\n").skip(1).map(|b| b.split("```").next().unwrap_or_default()) {
-            let block: String = block.lines().map(|l| l.strip_prefix("   ").unwrap_or(l).to_owned() + "\n").collect();
+            let block = plain(block);
             parse(&block).unwrap_or_else(|e| panic!("{}: {e:?}\n{block}", file.display()));
             seen += 1;
         }

@@ -330,10 +330,10 @@ async fn every_hostile_manifest_is_refused_by_the_path_of_what_is_wrong() {
         }
     }
     assert!(passed.is_empty(), "{}", passed.join("\n"));
-    // As a person sees it, and the exit code that scripts see.
+    // As a person sees it.
     let file = ctl.file("hostile.yaml", manifest("privileged", "privileged: true"));
     let said = ctl.run(&["apply", "-f", &file.display().to_string()]);
-    let text = said.bad(65);
+    let text = said.bad(1);
     assert!(text.contains("spec.privileged"), "{text}");
     let there = ctl.run(&["get", "instances", "-o", "json"]).json();
     assert!(!there.to_string().contains("hostile"), "{there}");
