@@ -138,8 +138,9 @@ async fn docker_a_change_that_cannot_be_made_is_refused_by_name_and_what_serves_
     // More memory than the host has.
     let more = "  resources: {memory: 900Ti}\n";
     stage.operator.apply(&Server { more, says: "two", ..stage.good() }.manifest()).await;
-    let status = reason(&mut stage.operator, "web", pb::StatusReason::PreflightRefused).await;
-    assert_eq!((status.names, stage.run()), (vec!["Memory".to_owned()], first.clone()));
+    let refused = |s: &pb::InstanceStatus| s.reason() == pb::StatusReason::PreflightRefused && s.names == ["Memory"];
+    stage.operator.instance_when("press-1", "web", "the memory is refused", refused).await;
+    assert_eq!(stage.run(), first);
 
     // Less room on the disk than has to stay free: nothing is fetched, and the containers outlive the agent.
     stage.agent.kill9();
