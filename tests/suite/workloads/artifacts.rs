@@ -32,7 +32,8 @@ impl Strange {
         let word = Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..12].to_owned();
         let reference = format!("redforge.test/{of}-{word}:1");
         let base = docker(&["create", &image(of), "true"]);
-        let (label, command) = (format!("LABEL rft={word}"), docker(&["inspect", "-f", "{{json .Config.Cmd}}", &image(of)]));
+        let (label, command) =
+            (format!("LABEL rft={word}"), docker(&["inspect", "-f", "{{json .Config.Cmd}}", &image(of)]));
         let command = if command == "null" { "CMD []".to_owned() } else { format!("CMD {command}") };
         docker(&["commit", "--change", &label, "--change", &command, &base, &reference]);
         docker(&["rm", &base]);
