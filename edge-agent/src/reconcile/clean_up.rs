@@ -196,7 +196,9 @@ fn model_home(view: &View, key: &str) -> (bool, Option<Home>) {
         _ => None,
     });
     let needed = servers.clone().any(|o| o.models.iter().any(|m| full_name(&m.name) == model));
-    let prune = servers.any(|o| o.prune);
+    // What is held at the site is left as it is, its models too.
+    let held = instance.parse().is_ok_and(|name| view.site.hold(&name).is_some());
+    let prune = servers.any(|o| o.prune) && !held;
     let home = view.seen.containers.iter().filter(|c| c.instance.as_str() == instance).find_map(|c| {
         let AppSeen::Ollama(Some(seen)) = view.apps.get(&c.id)? else { return None };
         Some(Home { address: c.address?, digest: seen.held.get(model).cloned(), prune })
