@@ -169,6 +169,8 @@ impl House {
         let sweeper = loops::sweep_artifacts::run(store.clone(), self.depot.clone(), clock.clone(), stop.clone());
         tasks.spawn("sweep_artifacts", sweeper);
         tasks.spawn("partitions", loops::partitions::run(store.clone(), clock.clone(), stop.clone()));
+        let retention = self.config.retention.clone();
+        tasks.spawn("prune", loops::prune::run(store.clone(), clock.clone(), retention, stop.clone()));
         tasks.spawn(
             "index_vectors",
             loops::index_vectors::run(store.clone(), hints.clone(), clock.clone(), stop.clone()),

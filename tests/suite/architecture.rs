@@ -72,3 +72,22 @@ fn rooms_named_by_the_walls_exist() {
     let came: Vec<_> = walls::rooms_that_came().filter(there).collect();
     assert!(came.is_empty(), "{came:?} are there by now");
 }
+
+/// Tasks of the hub whose file the wiring never names: they are compiled, tested, and never run.
+fn not_wired(files: &[Source]) -> Vec<&str> {
+    let text = |path: &str| files.iter().find(|f| f.path == path).map_or("", |f| f.text.as_str());
+    let wiring = text("hub/src/serve.rs");
+    let stem = |f: &'_ Source| f.path.strip_prefix("hub/src/tasks/")?.strip_suffix(".rs").map(str::len);
+    let tasks = files.iter().filter_map(|f| Some(&f.path["hub/src/tasks/".len()..][..stem(f)?]));
+    tasks.filter(|t| !t.contains('/') && !wiring.contains(&format!("{t}::"))).collect()
+}
+
+#[test]
+fn every_task_of_the_hub_is_wired() {
+    let mut files = sources::of_repository();
+    assert_eq!(not_wired(&files), Vec::<&str>::new(), "nobody starts these");
+    // Negative control: retention was once written, tested and never started.
+    let serve = files.iter_mut().find(|f| f.path == "hub/src/serve.rs").expect("the wiring");
+    serve.text = serve.text.replace("prune::", "");
+    assert_eq!(not_wired(&files), ["prune"]);
+}
