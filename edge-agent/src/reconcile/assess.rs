@@ -277,7 +277,7 @@ fn hindered(g: &Glance<'_>) -> Option<Verdict> {
     if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
     }
-    if let Some(p) = g.preflight.filter(|p| p.verdict == preflight::Verdict::Refused) {
+    if let Some(p) = g.preflight.filter(|p| p.verdict == preflight::Verdict::Refused && g.unmet.is_none()) {
         let refused = p.findings.iter().filter(|f| f.verdict == preflight::Verdict::Refused);
         let names = refused.map(|f| f.check.to_string()).collect();
         let outdated = |c: &&ContainerSeen| !matches!(&g.wanted.blueprint, Blueprint::Ready(s) if s.hash == c.hash);

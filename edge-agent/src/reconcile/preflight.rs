@@ -70,7 +70,7 @@ pub struct Ask {
 impl Ask {
     /// Is anything done to it?
     pub fn changes(&self) -> bool {
-        self.creates || self.fetch != Fetch::Nothing
+        self.creates || self.fetch != Fetch::Nothing || !self.secrets.is_empty()
     }
 }
 

@@ -8,7 +8,10 @@ use super::{
     plan::{Actual, Blueprint, Step, Wanted, job_key},
     preflight::{self, Ask, Block, Fetch, Room},
 };
-use crate::runtime::{ContainerSeen, ContainerState, EngineSeen};
+use crate::{
+    runtime::{ContainerSeen, ContainerState, EngineSeen},
+    workload::Unmet,
+};
 use redforge_shared::{
     desired::{InstanceSpec, Port, Protocol},
     ids::{Digest, Name},
@@ -87,7 +90,11 @@ impl Reconciler {
             return Ok(ask);
         }
         match &wanted.blueprint {
-            Blueprint::Unmet => {}
+            Blueprint::Unmet => {
+                if let Some(Unmet::Secret(names)) = view.unmet.get(&spec.name) {
+                    ask.secrets.clone_from(names);
+                }
+            }
             Blueprint::NoImage => {
                 ask.creates = true;
                 let found = self.deps.runtime.find_image(&spec.image).await.map_err(ReconcileError::Runtime)?;

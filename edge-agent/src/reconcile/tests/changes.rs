@@ -202,3 +202,17 @@ async fn the_next_look_comes_when_a_deadline_or_a_rest_ends() {
     let sooner = other.reconciler.sooner(TICK * 2);
     assert!(sooner <= TICK, "it rests for ten seconds, and is looked at in {sooner:?}");
 }
+
+#[tokio::test]
+async fn a_secret_that_the_host_was_not_given_is_found_before_anything_is_fetched() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let mut wants = versioned("far", true);
+    wants.secret_env = [("PASSWORD".to_owned(), name("db"))].into();
+    agent.want(vec![wants]).await;
+    agent.passes(4).await;
+    let status = agent.status("a");
+    assert_eq!((status.reason, status.names), (Some(Reason::SecretMissing), vec!["db".to_owned()]));
+    assert_eq!(status.preflight.expect("typed").refusal(), "secret db is not known on the host");
+    assert!(!agent.reconciler.jobs.is_running("image far") && engine.take_journal().is_empty());
+}
