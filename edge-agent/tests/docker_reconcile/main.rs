@@ -8,6 +8,7 @@ mod host;
 mod last_lines;
 mod probes;
 mod replace;
+mod replicas;
 mod secrets;
 mod services;
 

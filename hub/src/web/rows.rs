@@ -2,6 +2,7 @@
 use redforge_shared::{
     record::RecordClass,
     report::{Health, Link, Phase, Progress, Reason, Sync, preflight::ChangeStep},
+    scale::Scaled,
     standin,
     wire::{self, from_timestamp, pb},
 };
@@ -156,6 +157,8 @@ pub struct InstanceRow {
     pub progress: String,
     pub percent: Option<u64>,
     pub restarts: u32,
+    /// How many containers do what they shall, where there may be several; and why there are so many.
+    pub replicas: String,
     pub reason: String,
 }
 
@@ -178,10 +181,21 @@ impl InstanceRow {
             sync: Chip::known(Sync::from_wire(s.sync).map(Sync::as_str).unwrap_or_default(), link),
             reported: ago(i.report_age_s),
             restarts: s.restarts,
+            replicas: if link == Link::Online { replicas(&s) } else { String::new() },
             reason: instance_reason(&s),
             percent: progress.as_ref().and_then(Progress::percent),
             progress: progress.map(|p| format!("{}: {p}", p.what)).unwrap_or_default(),
         }
+    }
+}
+
+/// One container is what an instance has, and not worth a word.
+fn replicas(s: &pb::InstanceStatus) -> String {
+    let ready = format!("{} of {} ready", s.replicas_ready, s.replicas_desired);
+    match s.scaled.as_ref().and_then(Scaled::from_wire) {
+        Some(scaled) => format!("{ready}; {scaled}"),
+        None if s.replicas_desired > 1 || s.replicas_total > 1 => ready,
+        None => String::new(),
     }
 }
 

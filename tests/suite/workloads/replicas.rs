@@ -15,15 +15,18 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// A consumer as one would write it: it takes jobs from a shared subscription one after the other, acks each when it
-/// has passed on what came of it, says what waits, and at SIGTERM first unsubscribes and finishes what it was given.
+/// has passed on what came of it, says what waits, and at SIGTERM unsubscribes and sends
+/// itself a last message: when that comes back, everything that the broker had for it has come.
 const CONSUMER: &str = r"
 const mqtt = require('/usr/src/node-red/node_modules/mqtt'), env = process.env;
 const client = mqtt.connect({
   host: env.REDFORGE_MQTT_HOST, port: +env.REDFORGE_MQTT_PORT, protocol: 'mqtt', clean: true,
   clientId: env.REDFORGE_CLIENT_ID, username: env.REDFORGE_MQTT_USER, password: env.REDFORGE_MQTT_PASSWORD,
 });
-let busy = Date.now(), told = 0;
+const share = '$share/crew/work/jobs', goodbye = 'work/goodbye/' + env.REDFORGE_CLIENT_ID;
+let told = 0;
 client.handleMessage = (packet, ack) => {
+  if (packet.topic === goodbye) { ack(); client.end(false, () => process.exit(0)); return; }
   const job = JSON.parse(packet.payload);
   setTimeout(() => {
     if (Date.now() - told > 200) {
@@ -31,16 +34,11 @@ client.handleMessage = (packet, ack) => {
       client.publish('redforge/scale/' + env.REDFORGE_INSTANCE, JSON.stringify({ queue: job.queue }), { retain: true });
     }
     client.publish('work/done', JSON.stringify({ id: job.id, by: env.REDFORGE_REPLICA }), { qos: 1 });
-    busy = Date.now();
     ack();
   }, 20);
 };
-client.on('connect', () => client.subscribe('$share/crew/work/jobs', { qos: 1 }));
-process.on('SIGTERM', () => client.unsubscribe('$share/crew/work/jobs', () => {
-  const quiet = setInterval(() => {
-    if (Date.now() - busy > 1500) { clearInterval(quiet); client.end(false, () => process.exit(0)); }
-  }, 100);
-}));
+client.on('connect', () => client.subscribe([goodbye, share], { qos: 1 }));
+process.on('SIGTERM', () => client.unsubscribe(share, () => client.publish(goodbye, '', { qos: 1 })));
 ";
 
 fn crew(host: &str, image: &str, more: &str) -> String {
