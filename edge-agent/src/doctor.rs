@@ -1,7 +1,7 @@
 //! `redforge-edge doctor`: looks at everything the agent needs, one line for each, with the command to go on with.
 //!
 //! It asks the same machine that the agent works on and changes nothing on it. What is measured is judged by the pure
-//! functions of [`judge`]; the rooms beside it measure. It needs neither hub nor agent.
+//! functions of `judge`; the rooms beside it measure. It needs neither hub nor agent.
 use crate::{
     config::Config,
     identity::IdentityDir,

@@ -2,7 +2,7 @@
 //! containers reach it; each has a token of its own, so that a record's instance is known and not claimed.
 //!
 //! An answer of 202 means committed. The listener follows the bridge: it waits for it, binds again when its address is
-//! another, and what is wrong meanwhile is said on the status page. What is answered is decided in [`door`].
+//! another, and what is wrong meanwhile is said on the status page. What is answered is decided in `door`.
 use super::Tools;
 use crate::runtime::IngestDoor;
 use hyper::service::service_fn;
