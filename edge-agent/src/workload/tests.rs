@@ -76,6 +76,35 @@ fn what_is_not_said_has_a_limit_and_a_closed_root_where_the_image_allows() {
     insta::assert_snapshot!(seen.join("\n"));
 }
 
+/// What an agent of today makes of documents of yesterday. A hash that changes here means that an update of the agent makes
+/// every such container of every host anew: add fields so that an absent one leaves no trace, or mean it and say it.
+#[test]
+fn an_update_of_the_agent_makes_no_container_anew() {
+    let kinds = [
+        Workload::NodeRed(NodeRed { flow_set: Some(Digest::of(b"flows")), ..NodeRed::default() }),
+        Workload::Mosquitto(Mosquitto::default()),
+        Workload::Ollama(Ollama::default()),
+        Workload::Valkey(Cache::default()),
+        Workload::Redis(Cache::default()),
+        Workload::Tika(Tika::default()),
+        Workload::Container(Container { command: vec!["serve".into()], ..Container::default() }),
+    ];
+    let broker = spec("broker", Workload::Mosquitto(Mosquitto::default()));
+    let seen: Vec<String> = kinds
+        .into_iter()
+        .map(|workload| {
+            let kind = workload.kind();
+            let others = if kind == "mosquitto" { vec![] } else { vec![broker.clone()] };
+            let mut spec = spec("a", workload);
+            spec.env = BTreeMap::from([("TZ".into(), "UTC".into())]);
+            spec.resources.memory_bytes = Some(512 << 20);
+            let container = rendered(&spec, &others, &Given::new()).expect("it can be rendered").container;
+            format!("{kind} {}\n{}", container.hash(), serde_json::to_string_pretty(&container).expect("JSON"))
+        })
+        .collect();
+    insta::assert_snapshot!(seen.join("\n\n"));
+}
+
 #[test]
 fn flows_are_told_where_the_services_of_their_host_are() {
     let flows = spec("flows", Workload::NodeRed(NodeRed::default()));
