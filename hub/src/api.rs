@@ -14,6 +14,7 @@ mod drafts;
 mod error;
 mod hosts;
 mod names;
+mod pull;
 mod push;
 mod records;
 mod rollback;
@@ -23,6 +24,7 @@ mod sites;
 mod tokens;
 
 pub use error::{ApiError, Violation};
+pub use pull::Download;
 pub use push::Upload;
 
 /// Flow sets that may be on their way in at once: each may take 16 MiB of memory.

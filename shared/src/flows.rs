@@ -11,6 +11,8 @@ use std::{
     io::Read,
 };
 
+pub mod diff;
+
 /// Largest flow set in bytes.
 pub const MAX_FLOW_SET_BYTES: usize = 16 << 20;
 /// Most nodes in a flow file.
@@ -169,17 +171,8 @@ pub fn pack(flows: &Flows, credential_names: &[String]) -> Vec<u8> {
     tar.into_inner().expect("writing to memory does not fail")
 }
 
-/// Reads a flow set, checking its digest when one is expected.
-pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<FlowSet, InvalidFlows> {
-    if bytes.len() > MAX_FLOW_SET_BYTES {
-        return Err(InvalidFlows::TooLarge(bytes.len()));
-    }
-    if let Some(expected) = expected {
-        let actual = Digest::of(bytes);
-        if actual != expected {
-            return Err(InvalidFlows::DigestMismatch { expected, actual });
-        }
-    }
+/// The entries of a flow set's tar, each once and none that is not expected.
+pub fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, InvalidFlows> {
     let tar_error = |e: std::io::Error| InvalidFlows::Tar(e.to_string());
     let mut entries = BTreeMap::new();
     for entry in tar::Archive::new(bytes).entries().map_err(tar_error)? {
@@ -193,6 +186,21 @@ pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<FlowSet, Invalid
         entry.by_ref().take(MAX_FLOW_SET_BYTES as u64).read_to_end(&mut content).map_err(tar_error)?;
         entries.insert(name, content);
     }
+    Ok(entries)
+}
+
+/// Reads a flow set, checking its digest when one is expected.
+pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<FlowSet, InvalidFlows> {
+    if bytes.len() > MAX_FLOW_SET_BYTES {
+        return Err(InvalidFlows::TooLarge(bytes.len()));
+    }
+    if let Some(expected) = expected {
+        let actual = Digest::of(bytes);
+        if actual != expected {
+            return Err(InvalidFlows::DigestMismatch { expected, actual });
+        }
+    }
+    let entries = entries(bytes)?;
     let manifest = entries.get("flowset.json").ok_or(InvalidFlows::MissingEntry("flowset.json"))?;
     let manifest: FlowSetManifest =
         serde_json::from_slice(manifest).map_err(|e| InvalidFlows::Manifest(e.to_string()))?;

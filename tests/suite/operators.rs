@@ -3,6 +3,7 @@ mod applied;
 mod cli;
 mod docs;
 mod doors;
+mod flow_files;
 pub mod page;
 mod settings;
 

@@ -94,6 +94,10 @@ pub struct Wait {
 pub enum FlowSetVerb {
     /// Push an unmodified editor export as the newest revision of a flow set
     Push(Push),
+    /// Get the files of a flow set back: pushing them again changes nothing
+    Pull(Pull),
+    /// Compare flows node by node
+    Diff(Diff),
     /// List flows that were edited at hosts whose instances adopt edits
     Drafts {
         /// Only those of this flow set
@@ -116,11 +120,63 @@ pub struct Adopt {
     pub wait: Wait,
 }
 
+/// Which of a flow set's versions is meant; without a word the newest revision.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Version {
+    /// This revision
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["draft", "host"])]
+    pub revision: Option<u64>,
+    /// A draft instead: this one, or without a number the newest
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, default_missing_value = "0")]
+    pub draft: Option<u64>,
+    /// The newest draft of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Name of the flow set
+    pub name: String,
+    #[command(flatten)]
+    pub version: Version,
+    /// Folder for the files, or - for the flows on standard output [default: a folder named as the flow set]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Replace files in the folder that are others
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What is compared with what:
+  diff NAME -f PATH              the newest revision at the hub with the files
+  diff -f DIR                    the same; the folder's flowset.yaml has the name
+  diff NAME                      the same with the folder NAME
+  diff NAME --host HOST          the newest revision with what was edited there
+  diff NAME --host HOST -f PATH  what was edited there with the files
+
+Exit codes: 0 the same, 1 different, 2 they could not be compared.")]
+pub struct Diff {
+    /// Name of the flow set
+    #[arg(required_unless_present = "file")]
+    pub name: Option<String>,
+    /// A folder of `flowset pull`, an editor export, or - for standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub version: Version,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
 #[derive(Debug, Args)]
 pub struct Push {
     /// Name of the flow set
     pub name: String,
-    /// The export: a JSON array of nodes, or - for standard input. Credentials stay out; their names are listed
+    /// The export: a JSON array of nodes, a folder of `flowset pull`, or - for standard input. Credentials stay out; their
+    /// names are listed
     pub file: PathBuf,
     /// Make the node-red instance of this name on that host use it; may be repeated
     #[arg(long, value_name = "HOST")]

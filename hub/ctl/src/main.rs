@@ -11,6 +11,8 @@ mod connection;
 mod drafts;
 mod failure;
 mod first_steps;
+mod flow_diff;
+mod flow_files;
 mod flow_sets;
 mod get;
 mod instances;
@@ -39,16 +41,25 @@ fn main() -> ExitCode {
         Err(e) => return Failure::error(format!("the runtime does not start: {e}")).print(),
     };
     match runtime.block_on(run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.print(),
     }
 }
 
-async fn run(cli: Cli) -> Outcome {
+async fn run(cli: Cli) -> Outcome<ExitCode> {
+    if let Verb::Flowset(cli::FlowSetVerb::Diff(a)) = &cli.verb {
+        return flow_diff::run(&cli.connection, a).await;
+    }
+    act(cli).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn act(cli: Cli) -> Outcome {
     let settings = &cli.connection;
     match cli.verb {
         Verb::Apply(a) => apply::run(settings, &a).await,
         Verb::Flowset(cli::FlowSetVerb::Push(a)) => flow_sets::push(settings, &a).await,
+        Verb::Flowset(cli::FlowSetVerb::Pull(a)) => flow_files::pull(settings, &a).await,
+        Verb::Flowset(cli::FlowSetVerb::Diff(a)) => flow_diff::run(settings, &a).await.map(drop),
         Verb::Flowset(cli::FlowSetVerb::Drafts { name, output }) => {
             drafts::list(settings, name.as_deref(), output).await
         }

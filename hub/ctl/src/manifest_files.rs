@@ -2,7 +2,10 @@
 //!
 //! The hub gets the documents as they were written. A FlowSet whose flows are a file is taken out: its flows are packed
 //! and pushed first, since only this machine can read the file.
-use crate::failure::{Exit, Failure, Outcome};
+use crate::{
+    failure::{Exit, Failure, Outcome},
+    flow_files::{self, FLOWS_FILE},
+};
 use redforge_shared::{
     flows,
     ids::{Digest, Name},
@@ -187,8 +190,10 @@ fn texts(path: &Path) -> Outcome<Vec<(PathBuf, String)>> {
         .collect()
 }
 
-/// Reads an editor export (or `-`) and packs it; credentials stay out.
+/// Reads an editor export, a folder of `flowset pull` or `-`, and packs it; credentials stay out.
 pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
+    let inside = path.join(FLOWS_FILE);
+    let path = if path.is_dir() { inside.as_path() } else { path };
     let shown = path.display();
     let limit = flows::MAX_FLOW_SET_BYTES as u64 + 1;
     let mut bytes = Vec::new();
@@ -208,7 +213,8 @@ pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
         Failure::error(format!("{shown}: {e}"))
             .hint("export the flows from the editor: menu, Export, all flows, Download")
     };
-    let (flows, credential_names) = flows::Flows::parse(&bytes).map_err(refused)?;
+    let (flows, inline) = flows::Flows::parse(&bytes).map_err(refused)?;
+    let credential_names = if inline.is_empty() { flow_files::pulled_credentials(path, &flows) } else { inline };
     let tar = flows::pack(&flows, &credential_names);
     if tar.len() > flows::MAX_FLOW_SET_BYTES {
         return Err(refused(flows::InvalidFlows::TooLarge(tar.len())));

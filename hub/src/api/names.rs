@@ -38,6 +38,31 @@ pub fn draft(field: &str, text: &str) -> Result<(Name, i64), ApiError> {
     Err(ApiError::invalid(field, format!("'{}' is not flowsets/FLOWSET/drafts/NUMBER", shown(text))))
 }
 
+/// What of a flow set is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Newest,
+    Revision(i64),
+    Draft(i64),
+}
+
+/// Flow set and version of flowsets/{flow set}, with or without /revisions/{number} or /drafts/{number} behind it.
+pub fn version(field: &str, text: &str) -> Result<(Name, Version), ApiError> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let number = |n: &str| n.parse::<i64>().ok().filter(|n| *n > 0);
+    let found = match parts[..] {
+        ["flowsets", name] => Some((name, Some(Version::Newest))),
+        ["flowsets", name, "revisions", n] => Some((name, number(n).map(Version::Revision))),
+        ["flowsets", name, "drafts", n] => Some((name, number(n).map(Version::Draft))),
+        _ => None,
+    };
+    let read = found.and_then(|(name, version)| Some((name.parse().ok()?, version?)));
+    read.ok_or_else(|| {
+        let allowed = "flowsets/FLOWSET, with or without /revisions/NUMBER or /drafts/NUMBER";
+        ApiError::invalid(field, format!("'{}' is not {allowed}", shown(text)))
+    })
+}
+
 /// Stream and sequence number of records/{stream}/{seq}.
 pub fn record(field: &str, text: &str) -> Result<(i64, i64), ApiError> {
     let number = |s: &str| s.parse::<i64>().ok().filter(|n| *n > 0);
@@ -103,6 +128,13 @@ mod tests {
         assert!(instance("name", "hosts/h/instances/i").is_ok());
         assert!(instance("name", "hosts/h/instance/i").is_err());
         assert!(page_size(-1).is_err());
+        let read = |text| version("name", text).map(|(n, v)| (n.to_string(), v)).ok();
+        assert_eq!(read("flowsets/a"), Some(("a".into(), Version::Newest)));
+        assert_eq!(read("flowsets/a/revisions/7"), Some(("a".into(), Version::Revision(7))));
+        assert_eq!(read("flowsets/a/drafts/1"), Some(("a".into(), Version::Draft(1))));
+        for bad in ["flowsets", "flowsets/", "flowsets/a/", "flowsets/a/drafts/0", "flowsets/a/x/1", "sites/a"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     proptest! {
@@ -111,6 +143,7 @@ mod tests {
             prop_assert_eq!(after(&page_token(&last)).expect("own token"), last);
             drop(after(&junk));
             drop(instance("name", &junk));
+            drop(version("name", &junk));
             drop(record("like", &junk));
         }
     }

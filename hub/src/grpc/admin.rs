@@ -10,6 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 const MAX_MESSAGE_BYTES: usize = 2 << 20;
 /// Largest message out: a page of 1,000 instances with their specs.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bytes of one message of a flow set that goes out.
+const PIECE_BYTES: usize = 256 << 10;
 /// A sender that is silent for this long has given up.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -88,6 +90,27 @@ door! {
             upload.chunk(&data).map_err(|e| status(&e))?;
         }
         self.api.finish_push(&caller, upload).await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    type PullFlowSetStream = Pin<Box<dyn Stream<Item = Result<pb::PullFlowSetResponse, Status>> + Send>>;
+
+    async fn pull_flow_set(
+        &self,
+        request: Request<pb::PullFlowSetRequest>,
+    ) -> Result<Response<Self::PullFlowSetStream>, Status> {
+        use pb::pull_flow_set_response::Message;
+        let (caller, request) = taken(request)?;
+        let mut download = self.api.pull_flow_set(&caller, request).await.map_err(|e| status(&e))?;
+        let header = Message::Header(std::mem::take(&mut download.header));
+        let pieces = download.tar.len().div_ceil(PIECE_BYTES);
+        // The download is kept until its last piece went out, and its place with it.
+        let piece = move |i: usize| {
+            let end = download.tar.len().min((i + 1) * PIECE_BYTES);
+            Message::Chunk(download.tar[i * PIECE_BYTES..end].to_vec().into())
+        };
+        let messages = std::iter::once(header).chain((0..pieces).map(piece));
+        let messages = messages.map(|m| Ok(pb::PullFlowSetResponse { message: Some(m) }));
+        Ok(Response::new(Box::pin(futures_util::stream::iter(messages))))
     }
 
     type ListRecordsStream = Pin<Box<dyn Stream<Item = Result<pb::Record, Status>> + Send>>;

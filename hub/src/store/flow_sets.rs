@@ -45,6 +45,16 @@ impl Store {
         .act("reading a flow set")
     }
 
+    /// This revision of it.
+    pub async fn flow_set_revision(&self, name: &str, revision: i64) -> Result<Option<FlowSetRow>, StoreError> {
+        sqlx::query_as(AssertSqlSafe(format!("SELECT {COLUMNS} FROM flow_set f WHERE f.name = $1 AND f.revision = $2")))
+            .bind(name)
+            .bind(revision)
+            .fetch_optional(&self.pool)
+            .await
+            .act("reading a flow set's revision")
+    }
+
     /// Instances that run the flow set: host and instance names.
     pub async fn flow_set_users(&self, name: &str) -> Result<Vec<(String, String)>, StoreError> {
         sqlx::query_as(

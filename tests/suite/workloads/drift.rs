@@ -169,6 +169,11 @@ async fn docker_edited_flows_come_up_as_a_draft_and_become_a_revision_when_adopt
     assert_eq!((&draft["name"], &draft["baseRevision"]), (&json!("flowsets/speak/drafts/1"), &json!(1)));
     assert_eq!(draft["instance"], "hosts/press-1/instances/flows");
     assert_eq!(ctl.run(&["get", "flowsets", "speak", "-o", "json"]).json()["draftCount"], 1);
+    // What was edited there can be looked at, and taken home, before anybody adopts it.
+    let differs = ctl.run(&["flowset", "diff", "speak", "--host", "press-1"]);
+    assert_eq!((differs.code, differs.out.contains("url: \"/say\" -> \"/edited\"")), (1, true), "{differs:?}");
+    ctl.run(&["flowset", "pull", "speak", "--draft", "1", "-o", "draft"]).good();
+    ctl.run(&["flowset", "diff", "speak", "--host", "press-1", "-f", "draft"]).good();
     // Settings are not anybody's to adopt: they are put back, and the edited flows live through the restart.
     // Nothing is read between the edit and its end: the restart that ends it may come at once.
     let run = site.runtime.run();
