@@ -39,7 +39,7 @@ fi
 
 if ! command -v cargo-nextest >/dev/null 2>&1; then
   echo "installing cargo-nextest (a few minutes, once)"
-  cargo install --locked --quiet cargo-nextest
+  cargo install --locked --quiet --version 0.9.143 cargo-nextest
 fi
 
 # PostgreSQL with pgvector, which Debian 12 has no package of: the tests of the vector index run on it.
