@@ -33,7 +33,7 @@ use redforge_shared::{
 };
 use scaling::{Counts, Loads};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use trial::Trials;
 
 mod assess;
-mod bring;
+pub mod bring;
 mod choose;
 pub mod clean_up;
 pub mod crashes;
@@ -127,8 +127,8 @@ pub struct Reconciler {
     shelf: Shelf,
     /// What nothing needs any more.
     unneeded: watch::Sender<Vec<Unneeded>>,
-    /// The accepted state whose blobs alone are left.
-    swept: Option<Digest>,
+    /// What was named when the blobs were last looked through.
+    swept: Option<BTreeSet<Digest>>,
     loads: Loads,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
@@ -342,7 +342,9 @@ impl Reconciler {
 
         self.note_queues(&accepted.state);
         let mut view = self.look(accepted, memory).await?;
-        self.jobs.keep_wanted(&fetches::wanted(&view.chosen.state));
+        let wanted = fetches::wanted(&view.chosen.state);
+        self.jobs.keep_wanted(&wanted);
+        memory.forget_begun(&ledger, |job| !wanted.contains(job)).await?;
         self.remember_sessions(&view, memory).await?;
         self.remember_crashes(&view, memory).await?;
         self.keep_asking(&view);

@@ -16,6 +16,9 @@ use redforge_shared::{
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+/// Fault points of deeds that are done beside the passes.
+pub const DEEDS: [&str; 2] = ["load-image", "place-model"];
+
 /// A job waits so long for blobs, then it ends without a fault: if they are still wanted the next pass begins another.
 const WAIT: Duration = Duration::from_secs(20);
 /// How often arriving bytes are counted.
@@ -71,10 +74,13 @@ impl Shelf {
     /// A blob was taken over by the engine or a server: it need not lie here a second time.
     pub async fn drop_blob(&self, digest: Digest) -> Result<(), JobError> {
         self.ledger.unwant(digest).await.map_err(JobError::Ledger)?;
-        match tokio::fs::remove_file(self.path(digest)).await {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(JobError::File(e)),
-            _ => Ok(()),
+        for file in [self.path(digest), self.folder.join(format!("{}.part", digest.hex()))] {
+            match tokio::fs::remove_file(file).await {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JobError::File(e)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
@@ -89,11 +95,15 @@ pub async fn image(
     // It may be on the host under another name.
     if let Some(found) = runtime.find_image(&artifact.image_id).await.map_err(JobError::Image)? {
         runtime.tag_image(&found.id, reference).await.map_err(JobError::Image)?;
+        // It may have come out of this tar, by an agent that ended before it could say so.
+        shelf.drop_blob(artifact.tar.digest).await?;
         return Ok((found, false));
     }
     shelf.arrive(&[artifact.tar], meter).await?;
+    fail::fail_point!("reconcile.before.load-image");
     let loaded = runtime.load_image(&shelf.path(artifact.tar.digest), reference, meter).await;
     let image = loaded.map_err(JobError::Image)?;
+    fail::fail_point!("reconcile.after.load-image");
     shelf.drop_blob(artifact.tar.digest).await?;
     Ok((image, true))
 }
@@ -140,6 +150,7 @@ async fn place(server: &Server, shelf: &Shelf, model: &Model, meter: &Meter) -> 
         }
     }
     shelf.arrive(&lacking, meter).await?;
+    fail::fail_point!("reconcile.before.place-model");
     for layer in &lacking[1..] {
         let path = shelf.path(layer.digest);
         shelf::put_blob(server.address, layer.digest, &path).await.map_err(JobError::Server)?;
@@ -151,6 +162,7 @@ async fn place(server: &Server, shelf: &Shelf, model: &Model, meter: &Meter) -> 
     let file = shelf::manifest_file(&model.name, bytes, &server.image);
     let put = server.runtime.put_below(&server.container, &server.folder, &[file]).await;
     put.map_err(JobError::Place)?;
+    fail::fail_point!("reconcile.after.place-model");
     for blob in &model.blobs {
         shelf.drop_blob(blob.digest).await?;
     }

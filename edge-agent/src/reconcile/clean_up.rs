@@ -5,12 +5,13 @@
 //! no instance waits for it, and a failure only means that it is tried again.
 use super::{
     ReconcileError, Reconciler, View,
-    memory::{Brought, Remembered},
+    memory::{Brought, Remembered, UnnamedSince},
     observe::AppSeen,
+    plan::job_key,
 };
 use crate::workload::ollama::{self, full_name};
 use redforge_shared::{
-    desired::Workload,
+    desired::{Model, Workload},
     error::Chain,
     ids::{Digest, Name},
 };
@@ -40,9 +41,9 @@ impl CleanUp {
 /// Something that nothing needs any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unneeded {
-    /// `image` or `model`.
+    /// `image`, `model` or `blob`.
     pub kind: String,
-    /// The image's reference, or instance and model.
+    /// The image's reference, instance and model, or the blob's digest.
     pub name: String,
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
@@ -108,8 +109,9 @@ impl Reconciler {
             }
             unneeded.push(self.listed("model", key, since));
         }
+        unneeded.extend(self.sweep_blobs(view, memory, now).await?);
         self.unneeded.send_if_modified(|u| std::mem::replace(u, unneeded.clone()) != unneeded);
-        self.sweep_blobs(view, memory).await
+        Ok(())
     }
 
     fn aged(&self, row: Brought, needed: bool, now: OffsetDateTime) -> Brought {
@@ -140,40 +142,79 @@ impl Reconciler {
                 if memory.brought_models.contains_key(&key) || !(declared || o.prune) {
                     continue;
                 }
-                let row = Brought { name: name.clone(), digest, ours: false, unneeded_since: None };
+                // Begun before a kill, and found here after it: it is what that fetch brought.
+                let begun = |m: &&Model| full_name(&m.name) == *name && m.digest == digest;
+                let job = o.models.iter().find(begun).map(|m| job_key::model(&spec.name, &m.name));
+                let ours = job.as_ref().is_some_and(|job| memory.has_begun(job));
+                let row = Brought { name: name.clone(), digest, ours, unneeded_since: None };
                 memory.set_brought_model(&self.deps.ledger, &key, Some(row)).await?;
+                memory.forget_begun(&self.deps.ledger, |begun| Some(begun) == job.as_deref()).await?;
             }
         }
         Ok(())
     }
 
-    /// Blobs that neither the accepted state nor what last worked names are forgotten, once for each accepted state.
-    async fn sweep_blobs(&mut self, view: &View, memory: &Remembered) -> Result<(), ReconcileError> {
-        if self.swept == Some(view.accepted.sha256) {
-            return Ok(());
-        }
+    /// Blobs that neither the accepted state nor what last worked names: no longer fetched at once, removed when they are old.
+    async fn sweep_blobs(
+        &mut self,
+        view: &View,
+        memory: &mut Remembered,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Unneeded>, ReconcileError> {
+        let ledger = self.deps.ledger.clone();
         let specs = view.accepted.state.instances.iter().chain(memory.last_good.values().map(|g| &g.spec));
         let named: BTreeSet<Digest> = specs.flat_map(|s| s.blobs()).collect();
-        for digest in self.deps.ledger.known_blobs().await.map_err(ReconcileError::Ledger)? {
-            if !named.contains(&digest) {
-                self.deps.ledger.unwant(digest).await.map_err(ReconcileError::Ledger)?;
+        if self.swept.as_ref() != Some(&named) {
+            for digest in ledger.wanted().await.map_err(ReconcileError::Ledger)? {
+                if !named.contains(&digest) {
+                    ledger.unwant(digest).await.map_err(ReconcileError::Ledger)?;
+                }
             }
+            let mut there = self.blobs_on_disk().await;
+            there.extend(ledger.known_blobs().await.map_err(ReconcileError::Ledger)?);
+            let left: BTreeSet<String> = there.difference(&named).map(Digest::hex).collect();
+            for blob in memory.unnamed_blobs.keys().filter(|b| !left.contains(*b)).cloned().collect::<Vec<_>>() {
+                memory.set_unnamed(&ledger, &blob, None).await?;
+            }
+            for blob in left {
+                let since = memory.unnamed_blobs.get(&blob).copied().unwrap_or(UnnamedSince(now));
+                memory.set_unnamed(&ledger, &blob, Some(since)).await?;
+            }
+            self.swept = Some(named);
         }
-        let folder = self.deps.blobs.join("sha256");
-        let mut entries = match tokio::fs::read_dir(&folder).await {
-            Ok(entries) => entries,
-            Err(_) => return Ok(()),
-        };
+        let mut unneeded = Vec::new();
+        for (blob, UnnamedSince(since)) in memory.unnamed_blobs.clone() {
+            // A clock that was set back begins anew.
+            let since = since.min(now);
+            memory.set_unnamed(&ledger, &blob, Some(UnnamedSince(since))).await?;
+            if !self.is_due(since, now) {
+                unneeded.push(self.listed("blob", blob, since));
+                continue;
+            }
+            if let Ok(digest) = blob.parse::<Digest>() {
+                match self.shelf.drop_blob(digest).await {
+                    Ok(()) => tracing::info!(blob = %digest, "unneeded blob removed"),
+                    Err(e) => {
+                        tracing::warn!(blob = %digest, error = %Chain(&e), "unneeded blob not removed");
+                        unneeded.push(self.listed("blob", blob, since));
+                        continue;
+                    }
+                }
+            }
+            memory.set_unnamed(&ledger, &blob, None).await?;
+        }
+        Ok(unneeded)
+    }
+
+    /// Blobs that lie here, whole or in part.
+    async fn blobs_on_disk(&self) -> BTreeSet<Digest> {
+        let mut there = BTreeSet::new();
+        let Ok(mut entries) = tokio::fs::read_dir(self.deps.blobs.join("sha256")).await else { return there };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let digest = name.strip_suffix(".part").unwrap_or(&name).parse::<Digest>();
-            if digest.is_ok_and(|d| !named.contains(&d)) {
-                // If it cannot be removed it is found again after the next change.
-                drop(tokio::fs::remove_file(entry.path()).await);
-            }
+            there.extend(name.strip_suffix(".part").unwrap_or(&name).parse::<Digest>());
         }
-        self.swept = Some(view.accepted.sha256);
-        Ok(())
+        there
     }
 }
 

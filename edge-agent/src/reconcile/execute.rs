@@ -6,7 +6,8 @@ use super::{
     ReconcileError,
     bring::{Server, Shelf},
     deadlines::Deadlines,
-    jobs::Jobs,
+    fetches,
+    jobs::{Brought, Jobs},
     memory::{Remembered, image_key},
     observe::FlowSets,
     plan::{Given, Purpose, Step, job_key},
@@ -138,10 +139,10 @@ impl Deeds<'_> {
                 let started = node_red::start_flows(address, &token).await;
                 return started.map_err(|e| ReconcileError::Deploy(Box::new(e)));
             }
-            Step::PullModel { instance, id, model } => return self.pull_model(instance, id, model),
+            Step::PullModel { instance, id, model } => return self.pull_model(instance, id, model).await,
             Step::LoadModel { instance, id, model } => {
                 let address = *self.address(instance, id)?;
-                self.jobs.load(job_key::load(instance, model), address, model.clone());
+                self.jobs.load(job_key::load(id, model), address, model.clone());
                 return Ok(());
             }
             Step::RemoveVolume { volume, .. } => runtime.remove_volume(names, volume).await,
@@ -194,9 +195,21 @@ impl Deeds<'_> {
         // What the hub holds is one content: another one of this name will not do.
         let right = |image: &ImageSeen| spec.image_artifact.as_ref().is_none_or(|a| a.image_id == image.id);
         match found.filter(right) {
-            Some(image) => self.memory.set_image(self.ledger, &image_key(&spec), Some(image)).await,
+            Some(image) => {
+                let (key, reference) = (image_key(&spec), spec.image.clone());
+                let found = Brought::Image { key, reference, image, fetched: false };
+                fetches::remember(self.ledger, self.memory, found).await
+            }
             None => {
                 let (job, limit) = (job_key::image(&spec.image), self.deadlines.pull);
+                let elsewhere = match &spec.image_artifact {
+                    Some(a) => self.runtime.find_image(&a.image_id).await.map_err(ReconcileError::Runtime)?,
+                    None => None,
+                };
+                // What somebody else brought under another name stays theirs.
+                if elsewhere.is_none() {
+                    self.memory.begin(self.ledger, &job).await?;
+                }
                 self.jobs.image(job, self.runtime.clone(), self.shelf.clone(), &spec, limit);
                 Ok(())
             }
@@ -217,7 +230,7 @@ impl Deeds<'_> {
         self.memory.set_image(self.ledger, &image_key(spec), None).await
     }
 
-    fn pull_model(&mut self, instance: &Name, id: &str, model: &str) -> Result<(), ReconcileError> {
+    async fn pull_model(&mut self, instance: &Name, id: &str, model: &str) -> Result<(), ReconcileError> {
         let spec = self.spec(instance)?;
         let declared = match &spec.workload {
             Workload::Ollama(o) => o.models.iter().find(|m| m.name == model),
@@ -232,6 +245,7 @@ impl Deeds<'_> {
             image: self.memory.images.get(&image_key(spec)).cloned().unwrap_or_default(),
         };
         let key = job_key::model(instance, &model.name);
+        self.memory.begin(self.ledger, &key).await?;
         self.jobs.model(key, server, self.shelf.clone(), instance.clone(), model);
         Ok(())
     }

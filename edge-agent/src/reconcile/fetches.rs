@@ -57,7 +57,9 @@ pub(super) fn wanted(state: &DesiredState) -> BTreeSet<String> {
 pub(super) async fn remember(ledger: &Ledger, memory: &mut Remembered, brought: Brought) -> Result<(), ReconcileError> {
     match brought {
         Brought::Image { key, reference, image, fetched } => {
-            if fetched {
+            let job = job_key::image(&reference);
+            // Begun before a kill, and found here after it: it is what that fetch brought.
+            if fetched || memory.has_begun(&job) {
                 let row = memory::Brought {
                     name: reference,
                     digest: Digest::of(image.id.as_bytes()),
@@ -66,13 +68,16 @@ pub(super) async fn remember(ledger: &Ledger, memory: &mut Remembered, brought: 
                 };
                 memory.set_brought_image(ledger, &image.id, Some(row)).await?;
             }
-            memory.set_image(ledger, &key, Some(image)).await
+            memory.set_image(ledger, &key, Some(image)).await?;
+            memory.forget_begun(ledger, |begun| begun == job).await
         }
         Brought::Model { instance, model } => {
             let name = ollama::full_name(&model.name);
             let row = memory::Brought { name, digest: model.digest, ours: true, unneeded_since: None };
-            memory.set_brought_model(ledger, &model_key(&instance, &model.name), Some(row)).await
+            memory.set_brought_model(ledger, &model_key(&instance, &model.name), Some(row)).await?;
+            let job = job_key::model(&instance, &model.name);
+            memory.forget_begun(ledger, |begun| begun == job).await
         }
-        Brought::Loaded | Brought::Stopped => Ok(()),
+        Brought::Loaded(_) | Brought::Stopped => Ok(()),
     }
 }

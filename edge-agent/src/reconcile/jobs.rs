@@ -35,6 +35,8 @@ use tokio::{
 
 /// How long a registry may take to say for which machines it has an image.
 const ASKING: Duration = Duration::from_secs(15);
+/// Pause before a model that was loaded is loaded again: where they do not all fit, they push each other out.
+const RELOAD: Duration = Duration::from_secs(60);
 /// Pause before a failed fetch is tried again.
 const PAUSE: Duration = Duration::from_secs(20);
 
@@ -53,7 +55,7 @@ pub enum Brought {
         instance: Name,
         model: Model,
     },
-    Loaded,
+    Loaded(String),
     Stopped,
 }
 
@@ -139,6 +141,8 @@ pub struct Jobs {
     ended: mpsc::UnboundedReceiver<Outcome>,
     running: BTreeMap<String, Running>,
     failed: BTreeMap<String, Failure>,
+    /// When models were loaded.
+    loaded: BTreeMap<String, Instant>,
     /// Of jobs that wait for blobs, from one to the next.
     meters: BTreeMap<String, Arc<Meter>>,
     done: Arc<Notify>,
@@ -148,7 +152,16 @@ impl Default for Jobs {
     fn default() -> Self {
         let (out, ended) = mpsc::unbounded_channel();
         let (tasks, running, failed) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new());
-        Self { tasks, out, ended, running, failed, meters: BTreeMap::new(), done: Arc::default() }
+        Self {
+            tasks,
+            out,
+            ended,
+            running,
+            failed,
+            loaded: BTreeMap::new(),
+            meters: BTreeMap::new(),
+            done: Arc::default(),
+        }
     }
 }
 
@@ -193,7 +206,8 @@ impl Jobs {
     /// Jobs that must not be begun now.
     pub fn busy(&self) -> BTreeSet<String> {
         let resting = self.failed.iter().filter(|(_, f)| f.at.elapsed() < PAUSE).map(|(k, _)| k);
-        self.running.keys().chain(resting).cloned().collect()
+        let loaded = self.loaded.iter().filter(|(_, at)| at.elapsed() < RELOAD).map(|(k, _)| k);
+        self.running.keys().chain(resting).chain(loaded).cloned().collect()
     }
 
     /// Begins to fetch an image, unless it is under way. What the hub holds is waited for; a registry has `limit`. One that
@@ -234,9 +248,10 @@ impl Jobs {
 
     /// Begins to load a model into memory, unless that is under way.
     pub fn load(&mut self, key: String, address: IpAddr, model: String) {
+        let loaded = key.clone();
         self.begin(key, async move |_| {
             ollama::load(address, &model).await.map_err(JobError::Server)?;
-            Ok(Brought::Loaded)
+            Ok(Brought::Loaded(loaded))
         });
     }
 
@@ -267,6 +282,7 @@ impl Jobs {
     /// What ended since the last call. A job that panicked keeps its key: it is never tried again, and the log says why.
     pub fn take_ended(&mut self) -> Vec<Brought> {
         while self.tasks.try_join_next().is_some() {}
+        self.loaded.retain(|_, at| at.elapsed() < RELOAD);
         let mut brought = Vec::new();
         while let Ok((key, outcome)) = self.ended.try_recv() {
             let meter = self.running.remove(&key).map(|job| job.meter);
@@ -274,6 +290,9 @@ impl Jobs {
                 Err(JobError::Waiting) => self.meters.extend(meter.map(|m| (key, m))),
                 Ok(b) => {
                     self.failed.remove(&key);
+                    if let Brought::Loaded(key) = &b {
+                        self.loaded.insert(key.clone(), Instant::now());
+                    }
                     brought.push(b);
                 }
                 Err(e) => {

@@ -60,6 +60,10 @@ pub struct Brought {
     pub unneeded_since: Option<OffsetDateTime>,
 }
 
+/// Since when nothing names a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnnamedSince(#[serde(with = "time::serde::rfc3339")] pub OffsetDateTime);
+
 /// What an image is remembered under: its reference and, where the hub holds it, with which content.
 pub fn image_key(spec: &InstanceSpec) -> String {
     match &spec.image_artifact {
@@ -85,6 +89,10 @@ pub struct Remembered {
     pub brought_images: BTreeMap<String, Brought>,
     /// By instance and model.
     pub brought_models: BTreeMap<String, Brought>,
+    /// Keys of fetches that were begun: what is there after a kill came by them.
+    begun: BTreeMap<String, bool>,
+    /// Blobs that nothing names, in hex, and since when.
+    pub unnamed_blobs: BTreeMap<String, UnnamedSince>,
     /// How many containers instances that scale by themselves had last.
     pub scaled: BTreeMap<Name, u32>,
 }
@@ -101,6 +109,8 @@ impl Remembered {
             sessions: rows(ledger, "session").await?,
             brought_images: rows(ledger, "brought_image").await?,
             brought_models: rows(ledger, "brought_model").await?,
+            begun: rows(ledger, "begun").await?,
+            unnamed_blobs: rows(ledger, "unnamed_blob").await?,
             scaled: rows(ledger, "scale").await?,
         })
     }
@@ -149,6 +159,42 @@ impl Remembered {
         if self.brought_models.get(key) != row.as_ref() {
             write(ledger, "brought_model", key, row.as_ref()).await?;
             put(&mut self.brought_models, key.to_owned(), row);
+        }
+        Ok(())
+    }
+
+    /// Remembers that a fetch begins, before it can bring anything.
+    pub async fn begin(&mut self, ledger: &Ledger, job: &str) -> Result<(), ReconcileError> {
+        if !self.has_begun(job) {
+            write(ledger, "begun", job, Some(&true)).await?;
+            self.begun.insert(job.to_owned(), true);
+        }
+        Ok(())
+    }
+
+    pub fn has_begun(&self, job: &str) -> bool {
+        self.begun.contains_key(job)
+    }
+
+    /// Forgets fetches that were begun: what they brought is remembered, or nobody wants it.
+    pub async fn forget_begun(&mut self, ledger: &Ledger, ended: impl Fn(&str) -> bool) -> Result<(), ReconcileError> {
+        for job in self.begun.keys().filter(|job| ended(job)).cloned().collect::<Vec<_>>() {
+            write::<bool>(ledger, "begun", &job, None).await?;
+            self.begun.remove(&job);
+        }
+        Ok(())
+    }
+
+    /// Remembers that nothing names a blob, or forgets it.
+    pub async fn set_unnamed(
+        &mut self,
+        ledger: &Ledger,
+        blob: &str,
+        since: Option<UnnamedSince>,
+    ) -> Result<(), ReconcileError> {
+        if self.unnamed_blobs.get(blob) != since.as_ref() {
+            write(ledger, "unnamed_blob", blob, since.as_ref()).await?;
+            put(&mut self.unnamed_blobs, blob.to_owned(), since);
         }
         Ok(())
     }

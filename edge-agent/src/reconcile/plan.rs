@@ -261,7 +261,7 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
         }
     }
     for model in actual.models_unloaded.get(&c.id).into_iter().flatten() {
-        if !actual.busy.contains(&job_key::load(&wanted.name, model)) {
+        if !actual.busy.contains(&job_key::load(&c.id, model)) {
             steps.push(Step::LoadModel { instance: instance(), id: c.id.clone(), model: model.clone() });
         }
     }

@@ -11,7 +11,6 @@ use redforge_shared::{
     policy::Policy,
     report::{Hold, InstanceStatus, Reason},
 };
-use std::collections::BTreeSet;
 
 mod changes;
 mod clean_up;

@@ -181,7 +181,7 @@ fn run(
         gateway_port: 7462,
         brokers_heard,
         capacity: None,
-        clean_up: redforge_edge::reconcile::clean_up::CleanUp { enabled: true, min_age: Duration::ZERO },
+        clean_up: redforge_edge::reconcile::clean_up::CleanUp { enabled: true, min_age: Duration::from_secs(86_400) },
         queues_heard: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());

@@ -274,6 +274,15 @@ fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Pr
             say(found, format!("spec.ollama.{field}"), "must be 1 to 64".into());
         }
     }
+    let preloaded = ollama.models.iter().filter(|m| m.preload).count();
+    let most = ollama.max_loaded_models.unwrap_or(OLLAMA_LOADS);
+    if preloaded > usize::from(most) && most > 0 {
+        let problem = format!(
+            "{preloaded} models are preloaded and {most} are in memory at once: they would push each other out without end; \
+             preload fewer, or write how many the memory holds"
+        );
+        say(found, "spec.ollama.maxLoadedModels", problem);
+    }
     if let Some(time) = ollama.keep_alive.as_ref().filter(|t| !is_keep_alive(t)) {
         let problem = format!("'{}' is not a time such as 90s, 5m, 24h, 0 or -1", shown(time));
         say(found, "spec.ollama.keepAlive", problem);
@@ -283,6 +292,9 @@ fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Pr
         say(found, format!("spec.env.{name}"), format!("is set by the agent; write spec.ollama.{field} instead"));
     }
 }
+
+/// Models that Ollama keeps in memory where nothing is said, on a host with one graphics card or none.
+const OLLAMA_LOADS: u16 = 3;
 
 /// Environment variables of Ollama that have a field of their own.
 const OLLAMA_FIELDS: [(&str, &str); 4] = [

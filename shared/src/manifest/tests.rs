@@ -236,6 +236,23 @@ fn settings_of_ollama_that_make_no_sense_are_refused_by_name() {
         let said = errors(&text.replace(from, to));
         assert!(said.contains(problem), "{to}: {said}");
     }
+    // As many as fit, said or not, and one more.
+    let many = |n: usize| {
+        let model = |i| format!("      - {{name: m{i}, digest: \"{}\", preload: true}}\n", Digest::of(b"a model"));
+        OLLAMA.replace(
+            "      - {name: nomic-embed-text, digest: \"sha256:DIGEST\", preload: true}\n",
+            &(0..n).map(model).collect::<String>(),
+        )
+    };
+    let unsaid = |n| many(n).replace("    maxLoadedModels: 3\n", "");
+    assert!(parse(&many(3)).is_ok() && parse(&unsaid(3)).is_ok());
+    for text in [many(4), unsaid(4)] {
+        assert!(
+            errors(&text).contains("spec.ollama.maxLoadedModels: 4 models are preloaded and 3"),
+            "{}",
+            errors(&text)
+        );
+    }
     for good in ["-1", "0", "300", "90s", "24h", "500ms"] {
         assert!(parse(&text.replace("30m", &format!("\"{good}\""))).is_ok(), "{good}");
     }

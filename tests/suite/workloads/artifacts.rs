@@ -21,14 +21,14 @@ use std::{
 const CHUNK: u64 = 256 << 10;
 
 /// An image that no registry has and, once it is saved, no engine: `docker load` alone gives it.
-struct Strange {
-    reference: String,
+pub(super) struct Strange {
+    pub(super) reference: String,
     id: String,
-    tar: PathBuf,
+    pub(super) tar: PathBuf,
 }
 
 impl Strange {
-    fn make(of: &str, dir: &Path) -> Self {
+    pub(super) fn make(of: &str, dir: &Path) -> Self {
         let word = Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..12].to_owned();
         let reference = format!("redforge.test/{of}-{word}:1");
         let base = docker(&["create", &image(of), "true"]);
@@ -44,7 +44,7 @@ impl Strange {
         Self { reference, id, tar }
     }
 
-    fn is_here(&self) -> bool {
+    pub(super) fn is_here(&self) -> bool {
         try_docker(&["image", "inspect", &self.id]).is_ok()
     }
 
@@ -203,28 +203,57 @@ async fn docker_an_image_that_rotted_at_the_hub_is_refused_by_its_digest_until_i
     .await;
 }
 
-/// A folder of models as Ollama keeps it, with one model under a name that no library knows.
-fn models_folder(dir: &Path) -> (PathBuf, Digest) {
-    let server = docker(&["run", "-d", &image("ollama-standin")]);
-    let address = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &server]);
-    let pull = r#"{"model":"redforge-standin-embed","stream":false}"#;
-    let url = format!("http://{address}:11434/api/pull");
-    let pulled = (0..60).find_map(|_| {
-        let out = std::process::Command::new("curl")
-            .args(["-sf", "--retry", "30", "--retry-connrefused", "--retry-delay", "1", "-d", pull, &url])
-            .output()
-            .ok()?;
-        out.status.success().then_some(out)
-    });
-    assert!(pulled.is_some(), "the stand-in gives its model");
-    let folder = dir.join("models");
-    docker(&["cp", &format!("{server}:/root/.ollama/models"), &folder.display().to_string()]);
-    docker(&["rm", "-fv", &server]);
-    let library = folder.join("manifests/registry.ollama.ai/library");
-    let manifest = fs::read(library.join("redforge-standin-embed/latest")).expect("it was pulled");
-    fs::create_dir_all(library.join("house-model")).expect("own folder");
-    fs::write(library.join("house-model/v1"), &manifest).expect("own folder");
-    (folder, Digest::of(&manifest))
+/// Models that a story carries by hand: a folder as Ollama keeps it, and one that the stand-in's library has.
+pub(super) struct Models {
+    pub(super) folder: PathBuf,
+    /// Of `house-model:v1`, a name that no library knows.
+    pub(super) house: Digest,
+    /// Of [`CHAT`], which lies in no folder here.
+    pub(super) chat: Digest,
+}
+
+/// A model of the stand-in's library.
+pub(super) const CHAT: &str = "redforge-standin-chat";
+
+/// A call of a model server's API.
+fn curl(address: &str, path: &str, body: Option<&str>) -> Result<serde_json::Value, String> {
+    let url = format!("http://{address}:11434{path}");
+    let body = body.map(|b| vec!["-d", b]).unwrap_or_default();
+    let out = std::process::Command::new("curl").args(["-sf", "--max-time", "60"]).args(body).arg(url).output();
+    let out = out.map_err(|e| e.to_string())?;
+    if !out.status.success() {
+        return Err(format!("{path}: {}", out.status));
+    }
+    Ok(serde_json::from_slice(&out.stdout).unwrap_or_default())
+}
+
+fn pull(address: &str, model: &str) -> Result<serde_json::Value, String> {
+    curl(address, "/api/pull", Some(&format!(r#"{{"model":"{model}","stream":false}}"#)))
+}
+
+/// What a name means at a server.
+fn held(address: &str, name: &str) -> Option<Digest> {
+    let tags = curl(address, "/api/tags", None).ok()?;
+    let model = tags["models"].as_array()?.iter().find(|m| m["name"] == name)?;
+    model["digest"].as_str()?.parse().ok()
+}
+
+impl Models {
+    pub(super) async fn make(dir: &Path) -> Self {
+        let server = docker(&["run", "-d", &image("ollama-standin")]);
+        let address = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &server]);
+        eventually("the stand-in gives its model", async || pull(&address, "redforge-standin-embed")).await;
+        let folder = dir.join("models");
+        docker(&["cp", &format!("{server}:/root/.ollama/models"), &folder.display().to_string()]);
+        eventually("the stand-in gives its other model", async || pull(&address, CHAT)).await;
+        let chat = held(&address, &format!("{CHAT}:latest")).expect("it was just pulled");
+        docker(&["rm", "-fv", &server]);
+        let library = folder.join("manifests/registry.ollama.ai/library");
+        let manifest = fs::read(library.join("redforge-standin-embed/latest")).expect("it was pulled");
+        fs::create_dir_all(library.join("house-model")).expect("own folder");
+        fs::write(library.join("house-model/v1"), &manifest).expect("own folder");
+        Self { folder, house: Digest::of(&manifest), chat }
+    }
 }
 
 fn ollama_with(models: &str) -> String {
@@ -241,7 +270,7 @@ fn ollama_with(models: &str) -> String {
 async fn docker_a_model_arrives_from_the_hub_is_kept_in_memory_and_is_removed_when_nothing_declares_it() {
     let (hub, proxy, agent, ctl) = far_away().await;
     let mut operator = hub.operator().await;
-    let (folder, digest) = models_folder(ctl.dir());
+    let Models { folder, house: digest, .. } = Models::make(ctl.dir()).await;
     let from = folder.display().to_string();
     let said = ctl.run(&["artifact", "push", "model", "house-model:v1", "--from", &from]);
     assert!(said.err.contains(&digest.to_string()), "{}", said.err);
@@ -262,28 +291,47 @@ async fn docker_a_model_arrives_from_the_hub_is_kept_in_memory_and_is_removed_wh
         .await;
     let container = agent.container("llm").expect("it runs");
     let address = redforge_tests::engine::address(&container);
-    let ask = |path: &str| {
-        let out = std::process::Command::new("curl").args(["-sf", &format!("http://{address}:11434{path}")]).output();
-        serde_json::from_slice::<serde_json::Value>(&out.expect("curl runs").stdout).unwrap_or_default()
-    };
-    let held = ask("/api/tags");
-    assert_eq!(held["models"][0]["name"], "house-model:v1");
-    assert_eq!(held["models"][0]["digest"], digest.hex());
-    let loaded = ask("/api/ps");
+    assert_eq!(held(&address, "house-model:v1"), Some(digest));
+    let loaded = curl(&address, "/api/ps", None).expect("it answers");
     assert_eq!(
         (&loaded["models"][0]["name"], &loaded["models"][0]["context_length"]),
         (&"house-model:v1".into(), &512.into())
     );
+    a_moved_tag_is_drift(&hub, &mut operator, &address, digest).await;
     // A person's own model stays, ours goes.
-    let copy = r#"{"source":"house-model:v1","destination":"by-hand"}"#;
-    let url = format!("http://{address}:11434/api/copy");
-    assert!(std::process::Command::new("curl").args(["-sf", "-d", copy, &url]).status().expect("curl runs").success());
+    curl(&address, "/api/copy", Some(r#"{"source":"house-model:v1","destination":"by-hand"}"#)).expect("it is there");
     operator.apply(&ollama_with("")).await;
-    eventually("only the person's model is left", async || {
-        let held = ask("/api/tags");
-        let names: Vec<_> = held["models"].as_array().into_iter().flatten().map(|m| m["name"].clone()).collect();
-        when(names == ["by-hand:latest"], names)
+    eventually("only the person's models are left", async || {
+        let tags = curl(&address, "/api/tags", None)?;
+        let mut names: Vec<_> = tags["models"].as_array().into_iter().flatten().map(|m| m["name"].clone()).collect();
+        names.sort_by_key(ToString::to_string);
+        when(names == ["by-hand:latest", &format!("{CHAT}:latest")], names)
     })
     .await;
     assert_eq!(agent.container("llm"), Some(container), "a change of models needs no new container");
+}
+
+/// Somebody moves the tag to another model on the host: that is told as drift, and put right from the hub.
+async fn a_moved_tag_is_drift(hub: &TestHub, operator: &mut Operator, address: &str, digest: Digest) {
+    // While the hub's copy of the manifest is away the drift lasts, and can be looked at.
+    let (manifest, aside) = (on_hub(hub, digest), on_hub(hub, digest).with_extension("aside"));
+    fs::rename(&manifest, &aside).expect("the story's own hub");
+    pull(address, CHAT).expect("the library has it");
+    let moved = format!(r#"{{"source":"{CHAT}","destination":"house-model:v1"}}"#);
+    curl(address, "/api/copy", Some(&moved)).expect("both are there");
+    assert_ne!(held(address, "house-model:v1"), Some(digest), "it is another content now");
+    let status =
+        operator.instance_when("press-1", "llm", "the moved tag is drift", |s| s.sync() == pb::Sync::Drifted).await;
+    assert_eq!(status.names.first().map(String::as_str), Some("house-model:v1"));
+    fs::rename(&aside, &manifest).expect("the story's own hub");
+    eventually_within(Duration::from_secs(120), "the name means what was declared", async || {
+        let means = held(address, "house-model:v1");
+        when(means == Some(digest), means)
+    })
+    .await;
+    operator
+        .instance_when("press-1", "llm", "it is as declared again", |s| {
+            (s.health(), s.sync()) == (pb::Health::Healthy, pb::Sync::UpToDate)
+        })
+        .await;
 }

@@ -1,10 +1,14 @@
 //! An agent that is killed at every step of a change: it converges, and what is equal is not touched.
+use super::artifacts::{CHAT, Models, Strange};
 use crate::words::{broker, idler, instance, node_red, speaking_flow};
-use redforge_edge::reconcile::plan::model::DEEDS;
+use redforge_edge::reconcile::{bring, plan::model::DEEDS};
+use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
+    ctl::Ctl,
     engine::{self, docker, image},
     hub::TestHub,
+    node_red::NodeRed,
     operator::Operator,
     place::{Process, fault_binary},
     wait::{DEADLINE, eventually, when},
@@ -18,7 +22,38 @@ enum Version {
     Second,
 }
 
-fn all(version: Version) -> String {
+/// What the hub holds and no registry has: an image and a model. Another model comes from a library.
+struct Brought {
+    image: Strange,
+    models: Models,
+}
+
+impl Brought {
+    async fn push(ctl: &Ctl) -> Self {
+        let (image, models) = (Strange::make("busybox", ctl.dir()), Models::make(ctl.dir()).await);
+        ctl.run(&["artifact", "push", &image.tar.display().to_string()]).good();
+        let from = models.folder.display().to_string();
+        ctl.run(&["artifact", "push", "model", "house-model:v1", "--from", &from]).good();
+        Self { image, models }
+    }
+
+    fn manifests(&self) -> String {
+        let Models { house, chat, .. } = &self.models;
+        let models = format!(
+            "  egress: true\n  ollama:\n    models:\n      - {{name: \"house-model:v1\", digest: \"{house}\", preload: true}}\n      \
+             - {{name: {CHAT}, digest: \"{chat}\"}}\n"
+        );
+        instance(
+            "press-1",
+            "carried",
+            "container",
+            &self.image.reference,
+            "  container:\n    command: [sleep, \"100000\"]\n",
+        ) + &instance("press-1", "llm", "ollama", &image("ollama-standin"), &models)
+    }
+}
+
+fn all(version: Version, brought: &Brought) -> String {
     let second = version == Version::Second;
     let nonce = if second { "  restartNonce: again\n" } else { "" };
     let web = format!(
@@ -35,6 +70,7 @@ fn all(version: Version) -> String {
             broker("press-1")
         }
         + &node_red("press-1", "flows", Some("speak"))
+        + &brought.manifests()
 }
 
 /// Fault points that have not been met, as crate `fail` reads them.
@@ -74,7 +110,7 @@ async fn all_well(operator: &mut Operator, generation: u64) {
     operator
         .host_when("press-1", "everything is as asked", |h| {
             h.observed_generation >= generation
-                && h.sync() == redforge_shared::wire::pb::Sync::UpToDate
+                && h.sync() == pb::Sync::UpToDate
                 && h.instances_running == h.instance_count
         })
         .await;
@@ -82,8 +118,16 @@ async fn all_well(operator: &mut Operator, generation: u64) {
 
 #[tokio::test]
 async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_nothing_equal() {
+    // Building it is no part of a deadline, and keeps this thread from answering the hub.
+    fault_binary("redforge-edge-faults");
     let hub = TestHub::start().await;
-    let mut agent = TestAgent::start(&hub, "press-1").await;
+    let mut agent = TestAgent::prepare("press-1");
+    // What nothing needs goes at once: nothing may go that something needs.
+    agent.env.push(("REDFORGE_EDGE__CLEAN_UP__MIN_AGE_S".into(), "0".into()));
+    agent.enroll_at(&hub).await;
+    agent.up().await;
+    let ctl = Ctl::new(&hub);
+    let brought = Brought::push(&ctl).await;
     let mut operator = hub.operator().await;
     operator.push_flows("speak", &speaking_flow()).await.expect("a plain export");
     operator.apply(&idler("press-1", "steady")).await;
@@ -93,18 +137,15 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
     let before = look();
     agent.kill9();
     agent.faults = true;
-    // Building it is no part of a deadline.
-    fault_binary("redforge-edge-faults");
 
-    let mut left: BTreeSet<String> =
-        DEEDS.iter().flat_map(|deed| [format!("before.{deed}"), format!("after.{deed}")]).collect();
-    // Models need a server of their own, and somebody who stops flows by hand another story.
-    for elsewhere in ["pull-model", "load-model", "start-flows"] {
-        left.remove(&format!("before.{elsewhere}"));
-        left.remove(&format!("after.{elsewhere}"));
-    }
+    let mut left: BTreeSet<String> = DEEDS
+        .iter()
+        .chain(&bring::DEEDS)
+        .flat_map(|deed| [format!("before.{deed}"), format!("after.{deed}")])
+        .collect();
+    let kills = left.len();
     let began = Instant::now();
-    operator.apply(&all(Version::First)).await;
+    operator.apply(&all(Version::First, &brought)).await;
     let first = [
         "want-blob",
         "resolve-image",
@@ -117,6 +158,10 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
         "start",
         "reload",
         "deploy-flows",
+        "load-image",
+        "place-model",
+        "pull-model",
+        "load-model",
     ];
     kill_at(&mut agent, &mut left, &first).await;
     assert_eq!(look(), before);
@@ -131,10 +176,13 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
     let network = engine::inspect(&steady, "{{.HostConfig.NetworkMode}}");
     let helper = format!("{network}-put-left");
     docker(&["create", "--name", &helper, "--label", &label, "--label", "redforge.helper=1", &image("busybox")]);
-    operator.apply(&all(Version::Second)).await;
-    kill_at(&mut agent, &mut left, &["remove-helper", "stop", "remove", "remove-volume", "take-name"]).await;
+    // Somebody stops the flows by hand.
+    let flows = NodeRed { container: agent.container("flows").expect("it runs") };
+    flows.script("done(await admin('POST', '/flows/state', {state: 'stop'}))");
+    operator.apply(&all(Version::Second, &brought)).await;
+    let second = ["remove-helper", "stop", "remove", "remove-volume", "take-name", "start-flows"];
+    kill_at(&mut agent, &mut left, &second).await;
     assert!(left.is_empty(), "never met: {left:?}");
-    let kills = (DEEDS.len() - 3) * 2;
     println!("{kills} kills at {kills} points in {} s", began.elapsed().as_secs());
     agent.env.retain(|(name, _)| name != "FAILPOINTS");
     agent.up().await;
@@ -144,7 +192,13 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
     let filter = format!("label={label}");
     eventually("one container for each instance is left", async || {
         let there = docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}} {{.State}}"]);
-        when(there.lines().count() == 5 && there.lines().all(|l| l.ends_with(" running")), there)
+        when(there.lines().count() == 7 && there.lines().all(|l| l.ends_with(" running")), there)
     })
-    .await;
+    .await; // What it brought is known as its own over every kill: it goes when nothing needs it.
+    assert!(brought.image.is_here());
+    for name in ["carried", "llm"] {
+        let name = format!("hosts/press-1/instances/{name}");
+        operator.admin.delete_instance(pb::DeleteInstanceRequest { name }).await.expect("it exists");
+    }
+    eventually("the image that it brought is gone", async || when(!brought.image.is_here(), "still here")).await;
 }

@@ -76,7 +76,8 @@ pub fn models(g: &Glance<'_>, w: &Ollama, seen: &OllamaSeen) -> Verdict {
         w.models.iter().map(|m| (m, ollama::state(m, &seen.held))).filter(|(_, s)| *s != ModelState::Right).collect();
     if lacking.is_empty() {
         let idle: Vec<_> = ollama::not_loaded(&w.models, seen).map(|m| m.name.clone()).collect();
-        let failure = idle.iter().find_map(|m| g.jobs.failure(&job_key::load(&g.spec.name, m)));
+        let id = g.container.map_or("", |c| &c.id);
+        let failure = idle.iter().find_map(|m| g.jobs.failure(&job_key::load(id, m)));
         return match (failure, idle.is_empty()) {
             (_, true) => plain(Phase::Running, Health::Healthy, Sync::UpToDate),
             // It is there and is not in memory: the first question takes longer.

@@ -251,9 +251,9 @@ pub mod job_key {
         key.starts_with("image ") || key.starts_with("model ")
     }
 
-    /// A model's way into memory.
-    pub fn load(instance: &Name, model: &str) -> String {
-        format!("load {instance} {model}")
+    /// A model's way into the memory of the server in this container.
+    pub fn load(container: &str, model: &str) -> String {
+        format!("load {container} {model}")
     }
 
     /// The stop of a container.

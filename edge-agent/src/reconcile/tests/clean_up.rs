@@ -80,33 +80,103 @@ async fn nothing_goes_where_clean_up_is_switched_off() {
     assert_eq!((listed.len(), listed[0].removed_at), (1, None));
 }
 
-/// Blobs that came for what is no longer named do not stay, whole or in part; those that are named do.
-#[tokio::test]
-async fn blobs_that_nothing_names_are_forgotten_and_named_ones_stay() {
-    let engine = engine();
-    let mut agent = Agent::on(&engine, host(1)).await;
+fn blobs_of(agent: &mut Agent) -> (tempfile::TempDir, ManualClock) {
     let dir = tempfile::tempdir().expect("a folder");
+    let clock = ManualClock::new(time::OffsetDateTime::UNIX_EPOCH);
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
     agent.reconciler.deps.blobs = dir.path().to_owned();
     agent.reconciler.shelf.folder = dir.path().join("sha256");
     std::fs::create_dir_all(dir.path().join("sha256")).expect("own folder");
-    let (named, other) = (Digest::of(b"named"), Digest::of(b"other"));
-    for file in [format!("{}.part", named.hex()), other.hex(), format!("{}.part", other.hex()), "notes".into()] {
+    (dir, clock)
+}
+
+fn files_in(dir: &tempfile::TempDir) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir.path().join("sha256")).expect("own folder");
+    entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Blobs that came for what is no longer named do not stay for ever, whole or in part; those that are named do.
+#[tokio::test]
+async fn blobs_that_nothing_names_are_no_longer_fetched_and_go_when_they_are_old() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let (dir, clock) = blobs_of(&mut agent);
+    let (named, other, coming) = (Digest::of(b"named"), Digest::of(b"other"), Digest::of(b"coming"));
+    let part = |d: Digest| format!("{}.part", d.hex());
+    for file in [part(named), other.hex(), part(other), part(coming), "notes".into()] {
         std::fs::write(dir.path().join("sha256").join(file), b"x").expect("own folder");
     }
-    agent.ledger.want(other).await.expect("noted");
+    agent.ledger.have(other).await.expect("noted");
+    agent.ledger.want(coming).await.expect("noted");
     let tar = Blob { digest: named, bytes: 9 };
     let artifact = ImageArtifact { tar, image_id: Digest::of(b"id").to_string() };
-    agent.want(vec![InstanceSpec { image_artifact: Some(artifact), ..with_large() }]).await;
-    agent.passes(3).await;
-    let mut left: Vec<String> = std::fs::read_dir(dir.path().join("sha256"))
-        .expect("own folder")
-        .filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect();
-    left.sort();
-    let mut expected = vec![format!("{}.part", named.hex()), "notes".to_owned()];
-    expected.sort();
-    assert_eq!(left, expected);
-    assert_eq!(agent.ledger.wanted().await.expect("reads"), [named], "what is named is asked for");
-    let progress = agent.status("a").progress.expect("it comes");
+    let wish = InstanceSpec { image_artifact: Some(artifact), ..with_large() };
+    agent.want(vec![wish.clone()]).await;
+    let progress = within("it comes", &mut agent, |a| a.status("a").progress).await;
     assert_eq!((progress.what.as_str(), progress.done_bytes, progress.total_bytes), ("large:1", 1, 9));
+    assert_eq!(agent.ledger.wanted().await.expect("reads"), [named], "what is named is asked for, and nothing else");
+    let all = BTreeSet::from([part(named), other.hex(), part(other), part(coming), "notes".to_owned()]);
+    assert_eq!(files_in(&dir), all, "they are too young");
+    let mut listed = unneeded(&agent);
+    listed.sort();
+    let mut expected = [other.hex(), coming.hex()];
+    expected.sort();
+    assert_eq!(listed, expected, "they are listed before they go");
+    // One that is named again in between is no longer on its way out.
+    clock.advance(Duration::from_secs(59));
+    let tar = Blob { digest: other, bytes: 1 };
+    let second = ImageArtifact { tar, image_id: Digest::of(b"other id").to_string() };
+    let more = spec("b", "other:1", Workload::Container(Container::default()));
+    agent.want(vec![wish.clone(), InstanceSpec { image_artifact: Some(second), suspend: true, ..more }]).await;
+    agent.passes(1).await;
+    agent.want(vec![wish]).await;
+    agent.passes(1).await;
+    clock.advance(Duration::from_secs(2));
+    agent.passes(2).await;
+    assert_eq!(files_in(&dir), BTreeSet::from([part(named), other.hex(), part(other), "notes".to_owned()]));
+    clock.advance(Duration::from_secs(60));
+    agent.passes(2).await;
+    assert_eq!(files_in(&dir), BTreeSet::from([part(named), "notes".to_owned()]));
+    assert_eq!(agent.ledger.known_blobs().await.expect("reads"), [named]);
+    assert!(unneeded(&agent).is_empty());
+}
+
+/// Passes until this is there.
+async fn within<T>(what: &str, agent: &mut Agent, look: impl Fn(&Agent) -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        agent.passes(1).await;
+        if let Some(found) = look(agent) {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what}");
+        // What comes is read by a thread of its own.
+        tokio::task::spawn_blocking(|| ()).await.expect("it ends");
+    }
+}
+
+/// An agent that was killed between an image's arrival and its own row of it still knows that it brought it.
+#[tokio::test]
+async fn an_image_that_came_while_the_agent_was_down_is_the_agents_when_it_had_begun_to_fetch_it() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![with_large(), plain("b")]).await;
+    engine.send_image("large:1", 1, 2);
+    agent.passes(2).await;
+    // A name that nobody began to fetch is not ours, and one that was here before is not either.
+    engine.bring_image("by-hand:1");
+    engine.send_image("large:1", 2, 2);
+    agent.restart(&engine);
+    let clock = ManualClock::new(time::OffsetDateTime::UNIX_EPOCH);
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
+    let by_hand = spec("c", "by-hand:1", Workload::Container(Container::default()));
+    agent.want(vec![with_large(), plain("b"), by_hand]).await;
+    agent.passes(6).await;
+    agent.want(vec![]).await;
+    agent.passes(6).await;
+    assert_eq!(unneeded(&agent), ["large:1"]);
+    clock.advance(Duration::from_secs(61));
+    agent.passes(3).await;
+    let removed: Vec<_> = engine.take_journal().into_iter().filter(|j| j.starts_with("remove image")).collect();
+    assert_eq!(removed, [REMOVED]);
 }
