@@ -313,7 +313,9 @@ impl Reconciler {
                     tracing::warn!(error = trouble, generation = accepted.generation, "pass failed, it is tried again");
                 }
                 self.trouble = Some(trouble);
-                self.report_blind(&accepted, &e);
+                // The site's rows need no engine: who holds what is told, and ends, without one too.
+                let site = self.deps.ledger.site(self.deps.clock.now()).await.ok();
+                self.report_blind(&accepted, &e, site.as_ref());
                 Pace::UnderWay
             }
         }

@@ -13,7 +13,7 @@ use super::{
     reduce,
 };
 use crate::{
-    db::ledger::AcceptedDesired,
+    db::ledger::{AcceptedDesired, Site},
     runtime::{
         BrokerEndpoint, ContainerSeen, ContainerState, IngestDoor, LogSource, RuntimeError, names::first_address,
     },
@@ -251,7 +251,7 @@ impl Reconciler {
     }
 
     /// The engine or the ledger gave no answer: nothing is known of the instances but what they should be.
-    pub(super) fn report_blind(&self, accepted: &AcceptedDesired, error: &ReconcileError) {
+    pub(super) fn report_blind(&self, accepted: &AcceptedDesired, error: &ReconcileError, site: Option<&Site>) {
         let unreachable = matches!(error, ReconcileError::Runtime(RuntimeError::Unreachable(_)));
         let before = self.status.borrow().clone();
         let now = self.deps.clock.now();
@@ -262,6 +262,16 @@ impl Reconciler {
                 status.changed_at = now;
             }
             status.health = Health::Unknown;
+            if let Some(site) = site {
+                status.hold = site.hold(&spec.name).cloned();
+            }
+            match (&status.hold, status.reason) {
+                (Some(_), reason) => {
+                    (status.sync, status.reason) = (Sync::Paused, reason.or(Some(Reason::Held)));
+                }
+                (None, Some(Reason::Held)) => (status.sync, status.reason) = (Sync::OutOfDate, None),
+                _ => {}
+            }
             status
         };
         let status = HostStatus {

@@ -185,6 +185,29 @@ async fn what_is_held_is_left_alone_and_told_and_goes_on_by_itself() {
 }
 
 #[tokio::test]
+async fn a_hold_is_told_and_ends_while_no_engine_answers() {
+    let (engine, begun) = (engine(), time::OffsetDateTime::UNIX_EPOCH);
+    let mut agent = Agent::on(&engine, host(1)).await;
+    let clock = ManualClock::new(begun);
+    agent.reconciler.deps.clock = Arc::new(clock.clone());
+    agent.want(vec![versioned("box", true)]).await;
+    engine.go_away(true);
+    agent.passes(1).await;
+    let until = begun + time::Duration::minutes(10);
+    let hold = Hold { by: "anna".into(), reason: "belt is open".into(), since: begun, until, whole_host: false };
+    agent.ledger.hold(&Scope::Instance(name("a")), &hold).await.expect("commits");
+    agent.passes(1).await;
+    let status = agent.status("a");
+    assert_eq!((status.health, status.sync, status.reason), (Health::Unknown, Sync::Paused, Some(Reason::Held)));
+    assert_eq!(status.hold, Some(hold));
+    assert_eq!(agent.reconciler.status.borrow().reason, Some(Reason::RuntimeUnreachable));
+    clock.advance(Duration::from_secs(601));
+    agent.passes(1).await;
+    let status = agent.status("a");
+    assert_eq!((status.sync, status.reason, status.hold), (Sync::OutOfDate, None, None));
+}
+
+#[tokio::test]
 async fn a_taken_subnet_leads_to_the_next_and_is_kept() {
     let engine = engine();
     engine.take_subnet("10.231.64.0/24");

@@ -47,6 +47,8 @@ struct World {
     journal: Vec<String>,
     calls: u64,
     fail_every: Option<u64>,
+    /// Nobody answers.
+    away: bool,
     made: u64,
 }
 
@@ -160,6 +162,9 @@ impl Runtime for FakeRuntime {
 
     fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>> {
         let world = self.world();
+        if world.away {
+            return ready(Err(RuntimeError::Unreachable("nobody answers".into())));
+        }
         let ours = |m: &&Made| m.host == names.host;
         ready(Ok(HostSeen {
             containers: world.containers.values().filter(ours).map(|m| m.seen.clone()).collect(),

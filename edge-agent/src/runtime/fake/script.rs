@@ -7,6 +7,11 @@ impl FakeRuntime {
         self.world().fail_every = n;
     }
 
+    /// The engine is gone, or back.
+    pub fn go_away(&self, away: bool) {
+        self.world().away = away;
+    }
+
     /// What changed the engine since the last call of this.
     pub fn take_journal(&self) -> Vec<String> {
         std::mem::take(&mut self.world().journal)
