@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 mod live;
+mod notes;
 mod overview;
 mod rows;
 

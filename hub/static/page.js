@@ -23,6 +23,18 @@ function mark() {
 
 const paused = () => pause.getAttribute("aria-pressed") === "true";
 
+// What somebody opened stays open, and the keyboard stays where it was.
+function replace(place, html) {
+  const open = new Set(Array.from(place.querySelectorAll("details[open]"), (d) => d.dataset.keep));
+  const focused = place.contains(document.activeElement) ? document.activeElement.closest("details")?.dataset.keep : undefined;
+  // The hub escaped every text in it.
+  place.innerHTML = html;
+  for (const d of place.querySelectorAll("details")) {
+    d.open = open.has(d.dataset.keep);
+    if (focused === d.dataset.keep) d.firstElementChild.focus({ preventScroll: true });
+  }
+}
+
 function show(parts) {
   const trouble = document.getElementById("trouble");
   trouble.textContent = parts.trouble;
@@ -31,8 +43,7 @@ function show(parts) {
     // While the hub cannot look, what was last seen stays, marked old.
     if (id === "trouble" || (parts.trouble !== "" && id !== "at") || seen[id] === html) continue;
     seen[id] = html;
-    // The hub escaped every text in it.
-    document.getElementById(id).innerHTML = html;
+    replace(document.getElementById(id), html);
   }
   mark();
 }

@@ -1,5 +1,5 @@
 //! One look at the house, and the templates it is poured into.
-use super::rows::{EventRow, HostRow, InstanceRow, RecordRow, clock_time, records, tile_tone};
+use super::rows::{DraftRow, EventRow, HostRow, InstanceRow, RecordRow, clock_time, records, tile_tone};
 use crate::api::{Api, ApiError, Caller, Role};
 use askama::Template;
 use redforge_shared::{clock::SharedClock, error::Chain, wire::pb};
@@ -19,6 +19,7 @@ pub struct Overview {
     pub tiles: Vec<Tile>,
     pub hosts: Vec<HostRow>,
     pub instances: Vec<InstanceRow>,
+    pub drafts: Vec<DraftRow>,
     pub records: Vec<RecordRow>,
     pub events: Vec<EventRow>,
 }
@@ -58,6 +59,7 @@ macro_rules! part {
 part!(Tiles, "tiles.html");
 part!(Hosts, "hosts.html");
 part!(Instances, "instances.html");
+part!(Drafts, "drafts.html");
 part!(Records, "records.html");
 part!(Events, "events.html");
 
@@ -70,6 +72,7 @@ pub fn parts(o: &Overview) -> String {
         ("tiles", html(Tiles { o }.render())),
         ("hosts", html(Hosts { o }.render())),
         ("instances", html(Instances { o }.render())),
+        ("drafts", html(Drafts { o }.render())),
         ("records", html(Records { o }.render())),
         ("events", html(Events { o }.render())),
     ]);
@@ -103,12 +106,15 @@ impl Overview {
         let instances = pb::ListInstancesRequest { page_size: MOST, ..Default::default() };
         let instances = api.list_instances(&viewer, instances).await?.instances;
         let streams = api.list_streams(&viewer, pb::ListStreamsRequest::default()).await?.streams;
+        let drafts = api.list_flow_set_drafts(&viewer, pb::ListFlowSetDraftsRequest::default()).await?.drafts;
+        let drafts: Vec<_> = drafts.into_iter().filter(|d| d.adopted_revision == 0).collect();
         let events = api.list_events(&viewer, pb::ListEventsRequest { limit: EVENTS, ..Default::default() }).await?;
         let now = clock.now();
         let records = records(&hosts, &streams, now);
         let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, now)).collect();
         let overview = Self {
-            instances: instances.iter().map(|i| InstanceRow::new(i, &hosts)).collect(),
+            instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts)).collect(),
+            drafts: drafts.iter().map(|d| DraftRow::new(d, now)).collect(),
             hosts,
             events: events.events.iter().map(|e| EventRow::new(e, now)).collect(),
             records,

@@ -1,10 +1,11 @@
 //! Resources as the page's rows: chips of icon, word and colour. What is old is never shown as good.
+use super::notes::{Looked, Note, draft_id, notes};
 use redforge_shared::{
     record::RecordClass,
-    report::{Health, Link, Phase, Progress, Reason, Sync, preflight::ChangeStep},
-    scale::Scaled,
+    report::{Health, Link, Phase, Progress, Reason, Sync},
     standin,
-    wire::{self, from_timestamp, pb},
+    units::human_bytes,
+    wire::{from_timestamp, pb},
 };
 use std::collections::BTreeMap;
 use time::{OffsetDateTime, macros::format_description};
@@ -33,7 +34,7 @@ impl Chip {
     fn new(word: &str) -> Self {
         let (tone, icon) = match word {
             "Online" | "Healthy" | "UpToDate" | "Running" => ("good", "●"),
-            "Stale" | "Degraded" | "Drifted" | "OutOfDate" | "Paused" => ("warn", "▲"),
+            "Stale" | "Degraded" | "Drifted" | "OutOfDate" | "Paused" | "Safe" => ("warn", "▲"),
             "Updating" | "Pending" | "Pulling" | "Starting" | "Stopping" => ("busy", "◐"),
             "Offline" | "Error" | "Failed" | "RolledBack" | "Crashed" => ("bad", "✖"),
             _ => ("unknown", "◌"),
@@ -69,7 +70,8 @@ pub struct HostRow {
     pub reason: String,
 }
 
-fn last(resource: &str) -> String {
+/// The last name of a resource.
+pub fn last(resource: &str) -> String {
     resource.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
@@ -78,22 +80,8 @@ fn reason(reason: i32, names: &[String]) -> String {
     if names.is_empty() { word.into() } else { format!("{word}: {}", names.join(", ")) }
 }
 
-/// The reason of its status, with what ran out of time and the numbers of what did not fit; and who holds it at its site.
-fn instance_reason(s: &pb::InstanceStatus) -> String {
-    let mut text = reason(s.reason, &s.names);
-    if let Some(p) = s.preflight.as_ref().filter(|_| s.reason() == pb::StatusReason::PreflightRefused) {
-        text = format!("PreflightRefused: {}", wire::preflight(p).map(|p| p.refusal()).unwrap_or_default());
-    }
-    if let Some(step) = ChangeStep::from_wire(s.late) {
-        text = format!("{text} (out of time: {step})");
-    }
-    let Some(h) = &s.hold else { return text };
-    let until = at(h.until.as_ref()).map(clock_time).unwrap_or_default();
-    let held = format!("held by {} until {until}: {}", h.by, h.reason);
-    if Reason::from_wire(s.reason) == Some(Reason::Held) { held } else { format!("{text}; {held}") }
-}
-
-fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {
+/// The time in a message, if there is a good one.
+pub fn at(t: Option<&prost_types::Timestamp>) -> Option<OffsetDateTime> {
     from_timestamp("at", t).ok()
 }
 
@@ -153,22 +141,26 @@ pub struct InstanceRow {
     pub health: Chip,
     pub sync: Chip,
     pub reported: String,
-    /// How far a fetch is; per cent for the bar, none while the total is not known.
-    pub progress: String,
+    /// Something is fetched: per cent for the bar, none while the total is not known.
+    pub fetching: bool,
     pub percent: Option<u64>,
     pub restarts: u32,
-    /// How many containers do what they shall, where there may be several; and why there are so many.
+    /// How many containers do what they shall, where there may be several.
     pub replicas: String,
-    pub reason: String,
+    /// Its host is online: what stands beside the chips is of now.
+    pub fresh: bool,
+    pub notes: Vec<Note>,
+    pub looked: Option<Looked>,
 }
 
 impl InstanceRow {
-    pub fn new(i: &pb::Instance, hosts: &[HostRow]) -> Self {
+    pub fn new(i: &pb::Instance, hosts: &[HostRow], drafts: &[pb::FlowSetDraft]) -> Self {
         let link = Link::from_wire(i.host_link).unwrap_or(Link::NeverSeen);
         let s = i.status.clone().unwrap_or_default();
         let host = i.name.split('/').nth(1).unwrap_or_default().to_owned();
-        // What was fetched before the host went away says nothing of now.
-        let progress = s.progress.clone().filter(|_| link == Link::Online).map(Progress::from);
+        // What was fetched before the host went away says nothing of now, nor does what it was scaled to.
+        let s = if link == Link::Online { s } else { pb::InstanceStatus { progress: None, scaled: None, ..s } };
+        let own: Vec<_> = drafts.iter().filter(|d| d.instance == i.name).collect();
         let seen = hosts.iter().find(|h| h.name == host).map(|h| h.seen.clone()).unwrap_or_default();
         Self {
             host,
@@ -182,27 +174,51 @@ impl InstanceRow {
             reported: ago(i.report_age_s),
             restarts: s.restarts,
             replicas: if link == Link::Online { replicas(&s) } else { String::new() },
-            reason: instance_reason(&s),
-            percent: progress.as_ref().and_then(Progress::percent),
-            progress: progress.map(|p| format!("{}: {p}", p.what)).unwrap_or_default(),
+            fresh: link == Link::Online,
+            notes: notes(&s, &own),
+            looked: Looked::new(&s),
+            fetching: s.progress.is_some(),
+            percent: s.progress.map(Progress::from).and_then(|p| p.percent()),
         }
     }
 }
 
 /// One container is what an instance has, and not worth a word.
 fn replicas(s: &pb::InstanceStatus) -> String {
-    let ready = format!("{} of {} ready", s.replicas_ready, s.replicas_desired);
-    match s.scaled.as_ref().and_then(Scaled::from_wire) {
-        Some(scaled) => format!("{ready}; {scaled}"),
-        None if s.replicas_desired > 1 || s.replicas_total > 1 => ready,
-        None => String::new(),
-    }
+    let several = s.scaled.is_some() || s.replicas_desired > 1 || s.replicas_total > 1;
+    several.then(|| format!("{} of {} ready", s.replicas_ready, s.replicas_desired)).unwrap_or_default()
 }
 
 /// The image as its manifest names it.
 fn image(i: &pb::Instance) -> String {
     let spec: serde_json::Value = serde_json::from_str(&i.spec_json).unwrap_or_default();
     spec["image"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Flows that somebody edited at a host, and that nobody has adopted.
+#[derive(Debug)]
+pub struct DraftRow {
+    pub id: String,
+    pub instance: String,
+    pub host: String,
+    pub base: u64,
+    pub nodes: u32,
+    pub size: String,
+    pub age: String,
+}
+
+impl DraftRow {
+    pub fn new(d: &pb::FlowSetDraft, now: OffsetDateTime) -> Self {
+        Self {
+            id: draft_id(d),
+            instance: last(&d.instance),
+            host: d.instance.split('/').nth(1).unwrap_or_default().to_owned(),
+            base: d.base_revision,
+            nodes: d.node_count,
+            size: human_bytes(d.size_bytes),
+            age: age(d.created_at.as_ref(), now),
+        }
+    }
 }
 
 /// Records of one host and class, over all epochs.
@@ -313,25 +329,6 @@ mod tests {
         assert_eq!((row.sync.word.as_str(), row.sync.was.as_str(), row.reason.as_str()), ("Paused", "", "Fenced"));
         let row = HostRow::new(&host(pb::StatusReason::DiskFull), now);
         assert_eq!((row.sync.word.as_str(), row.sync.was.as_str()), ("Unknown", "was Paused"));
-    }
-
-    #[test]
-    fn a_hold_says_who_until_when_and_why() {
-        let until = time::macros::datetime!(2026-11-23 14:00 UTC);
-        let hold = pb::Hold {
-            by: "anna".into(),
-            reason: "press is open".into(),
-            until: Some(redforge_shared::wire::timestamp(until)),
-            ..Default::default()
-        };
-        let status = pb::InstanceStatus {
-            reason: pb::StatusReason::Held.into(),
-            hold: Some(hold.clone()),
-            ..Default::default()
-        };
-        assert_eq!(instance_reason(&status), "held by anna until 14:00:00 UTC: press is open");
-        let crashed = pb::InstanceStatus { reason: pb::StatusReason::ContainerExited.into(), ..status };
-        assert_eq!(instance_reason(&crashed), "ContainerExited; held by anna until 14:00:00 UTC: press is open");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The page as a browser meets it: who is let in, what is sent with it, and that no text becomes markup.
 use super::{
     overview::{Overview, Page, parts},
-    rows::{EventRow, HostRow, InstanceRow, records},
+    rows::{DraftRow, EventRow, HostRow, InstanceRow, records},
     *,
 };
 use crate::{
@@ -164,6 +164,26 @@ fn being_pulled(i: &mut pb::Instance) {
     i.status.as_mut().expect("reported").progress = Some(pulled);
 }
 
+fn crashing(i: &mut pb::Instance, held_because: &str) {
+    let s = i.status.as_mut().expect("reported");
+    (s.reason, s.exit_code, s.restarts) = (pb::StatusReason::ContainerExited.into(), 137, 4);
+    s.next_start_at = Some(timestamp(NOW + time::Duration::seconds(40)));
+    let until = Some(timestamp(NOW + time::Duration::DAY));
+    s.hold = Some(pb::Hold { by: "anna".into(), reason: held_because.into(), until, ..Default::default() });
+}
+
+fn draft() -> pb::FlowSetDraft {
+    pb::FlowSetDraft {
+        name: "flowsets/mixing/drafts/3".into(),
+        instance: "hosts/oven-1/instances/flows".into(),
+        base_revision: 7,
+        node_count: 12,
+        size_bytes: 4096,
+        created_at: Some(timestamp(NOW - time::Duration::seconds(90))),
+        ..Default::default()
+    }
+}
+
 fn sample() -> Overview {
     let ago = |s| Some(timestamp(NOW - time::Duration::seconds(s)));
     let evil = "<script>alert(1)</script>\r\n\"'&";
@@ -210,6 +230,11 @@ fn sample() -> Overview {
     ];
     being_pulled(&mut instances[1]);
     being_pulled(&mut instances[3]);
+    crashing(&mut instances[2], evil);
+    let refused = instances[1].status.as_mut().expect("reported");
+    refused.preflight =
+        Some(pb::Preflight { verdict: pb::PreflightVerdict::FitsAfterCleanUp.into(), findings: vec![] });
+    let drafts = [draft()];
     let stream = |host: &str, class: pb::RecordClass, committed, gaps, resent| pb::Stream {
         host: format!("hosts/{host}"),
         class: class.into(),
@@ -237,8 +262,9 @@ fn sample() -> Overview {
     let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, NOW)).collect();
     let overview = Overview {
         at: "10:00:00 UTC".into(),
-        instances: instances.iter().map(|i| InstanceRow::new(i, &hosts)).collect(),
+        instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts)).collect(),
         hosts,
+        drafts: drafts.iter().map(|d| DraftRow::new(d, NOW)).collect(),
         records,
         events: events.iter().map(|e| EventRow::new(e, NOW)).collect(),
         ..Overview::default()
@@ -267,7 +293,7 @@ fn texts_never_become_markup_and_nothing_is_fetched_elsewhere() {
 fn an_instance_that_runs_the_stand_in_says_so_on_the_page() {
     let kind_of = |image: &str| {
         let spec_json = serde_json::json!({"kind": "ollama", "image": image}).to_string();
-        InstanceRow::new(&pb::Instance { kind: "ollama".into(), spec_json, ..Default::default() }, &[]).kind
+        InstanceRow::new(&pb::Instance { kind: "ollama".into(), spec_json, ..Default::default() }, &[], &[]).kind
     };
     assert_eq!(kind_of("redforge.local/ollama-standin:1"), "ollama (Ollama stand-in)");
     assert_eq!(kind_of("ollama/ollama:0.32.15"), "ollama");
@@ -276,10 +302,15 @@ fn an_instance_that_runs_the_stand_in_says_so_on_the_page() {
 #[test]
 fn a_pull_shows_how_far_it_is_while_its_host_is_heard() {
     let page = Page { o: &sample() }.render().expect("renders");
-    let said = "nomic-embed-text: 42% (117.0 MiB of 274.0 MiB)";
+    let said = "Fetching</strong> nomic-embed-text: 42% (117.0 MiB of 274.0 MiB)";
     let rows: Vec<&str> = page.split("<tr>").filter(|r| r.contains(said)).collect();
     assert_eq!(rows.len(), 1, "{rows:?}");
-    assert!(rows[0].contains("press-1") && rows[0].contains(r#"<progress max="100" value="42""#), "{}", rows[0]);
+    assert!(
+        rows[0].contains("press-1")
+            && rows[0].contains(r#"<progress aria-label="models on press-1, fetched" max="100" value="42""#),
+        "{}",
+        rows[0]
+    );
 }
 
 /// A person reads the two tables as text: link, health and sync of each row, and how old they are.
@@ -287,7 +318,7 @@ fn a_pull_shows_how_far_it_is_while_its_host_is_heard() {
 fn hosts_and_instances_show_link_health_and_sync_with_their_age() {
     let parts: serde_json::Value = serde_json::from_str(&parts(&sample())).expect("JSON");
     let mut said = String::new();
-    for table in ["hosts", "instances"] {
+    for table in ["hosts", "instances", "drafts"] {
         for row in parts[table].as_str().expect("HTML").split("<tr>").skip(1) {
             let cells = row.split("<td").map(|cell| {
                 let texts = cell.split('<').filter_map(|piece| Some(piece.split_once('>')?.1.trim()));

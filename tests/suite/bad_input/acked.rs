@@ -2,12 +2,7 @@
 //! the end of a story by the independent checker. Knows nothing of what the story does to the hub meanwhile.
 use prost::Message as _;
 use redforge_shared::wire::pb::{self, upload_request, upload_response};
-use redforge_tests::{
-    hub::TestHub,
-    operator::{channel, roots},
-    place::folder,
-    upload::Upload,
-};
+use redforge_tests::{hub::TestHub, place::folder, upload::Upload};
 use std::{fs, io::Write as _, path::PathBuf};
 use tempfile::TempDir;
 
@@ -23,10 +18,8 @@ pub struct Acked {
 impl Acked {
     /// Enrolls a host by hand; nothing has landed yet.
     pub async fn by_hand(hub: &TestHub) -> Self {
-        let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
         let identity = handmade(hub).await;
-        let floor = time::OffsetDateTime::UNIX_EPOCH;
-        let config = redforge_shared::tls::client_config(trust, Some(identity), floor).expect("good");
+        let config = redforge_tests::handmade::config(&hub.root_pem(), Some(identity));
         Self { place: folder(), config, next: 1 }
     }
 
@@ -77,27 +70,8 @@ fn event(seq: u64) -> bytes::Bytes {
 
 /// A host that this story enrolls with its own hands.
 async fn handmade(hub: &TestHub) -> redforge_shared::tls::Identity {
-    redforge_shared::daemon::install_crypto();
     let mut operator = hub.operator().await;
     operator.site("plant").await;
     let token = operator.enroll_token("plant").await;
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("signed");
-    let identity = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
-    let trust = redforge_shared::tls::Trust::Roots(roots(&hub.root_pem()));
-    let config = redforge_shared::tls::client_config(trust, None, time::OffsetDateTime::UNIX_EPOCH).expect("good");
-    let door = channel(hub.agents_port, config).await.expect("the agents' door is open");
-    let request = pb::EnrollRequest {
-        token: token.token,
-        csr: csr.der().to_vec().into(),
-        identity_public_key: identity.public_key_raw().to_vec().into(),
-        sealing_public_key: vec![9; 32].into(),
-        facts: None,
-        name: "by-hand".into(),
-    };
-    let mut client = pb::enrollment_client::EnrollmentClient::new(door);
-    let answer = client.enroll(request).await.unwrap_or_else(|s| panic!("enroll was refused: {s}")).into_inner();
-    let chain = std::iter::once(answer.certificate).chain(answer.chain).map(|c| c.to_vec().into()).collect();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8");
-    redforge_shared::tls::Identity { chain, key }
+    redforge_tests::handmade::enroll(hub.agents_port, &hub.root_pem(), token.token, "by-hand").await
 }
