@@ -186,7 +186,7 @@ impl InstanceRow {
 /// One container is what an instance has, and not worth a word.
 fn replicas(s: &pb::InstanceStatus) -> String {
     let several = s.scaled.is_some() || s.replicas_desired > 1 || s.replicas_total > 1;
-    several.then(|| format!("{} of {} ready", s.replicas_ready, s.replicas_desired)).unwrap_or_default()
+    if several { format!("{} of {} ready", s.replicas_ready, s.replicas_desired) } else { String::new() }
 }
 
 /// The image as its manifest names it.

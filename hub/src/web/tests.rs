@@ -184,6 +184,23 @@ fn draft() -> pb::FlowSetDraft {
     }
 }
 
+fn streams() -> [pb::Stream; 3] {
+    let stream = |host: &str, class: pb::RecordClass, committed, gaps, resent| pb::Stream {
+        host: format!("hosts/{host}"),
+        class: class.into(),
+        committed,
+        gaps,
+        resent,
+        last_commit_at: Some(timestamp(NOW - time::Duration::seconds(5))),
+        ..Default::default()
+    };
+    [
+        stream("press-1", pb::RecordClass::Vector, 4_212, 0, 17),
+        stream("press-1", pb::RecordClass::Log, 18_093, 3, 0),
+        stream("oven-1", pb::RecordClass::Log, 3_310, 0, 0),
+    ]
+}
+
 fn sample() -> Overview {
     let ago = |s| Some(timestamp(NOW - time::Duration::seconds(s)));
     let evil = "<script>alert(1)</script>\r\n\"'&";
@@ -235,20 +252,6 @@ fn sample() -> Overview {
     refused.preflight =
         Some(pb::Preflight { verdict: pb::PreflightVerdict::FitsAfterCleanUp.into(), findings: vec![] });
     let drafts = [draft()];
-    let stream = |host: &str, class: pb::RecordClass, committed, gaps, resent| pb::Stream {
-        host: format!("hosts/{host}"),
-        class: class.into(),
-        committed,
-        gaps,
-        resent,
-        last_commit_at: ago(5),
-        ..Default::default()
-    };
-    let streams = [
-        stream("press-1", pb::RecordClass::Vector, 4_212, 0, 17),
-        stream("press-1", pb::RecordClass::Log, 18_093, 3, 0),
-        stream("oven-1", pb::RecordClass::Log, 3_310, 0, 0),
-    ];
     let event = |warning, reason: &str, message: &str| pb::Event {
         at: ago(90),
         reason: reason.into(),
@@ -258,7 +261,7 @@ fn sample() -> Overview {
         message: message.into(),
     };
     let events = [event(true, "HOST_OFFLINE", evil), event(false, "HOST_ENROLLED", "enrolled with token desk")];
-    let records = records(&hosts, &streams, NOW);
+    let records = records(&hosts, &streams(), NOW);
     let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, NOW)).collect();
     let overview = Overview {
         at: "10:00:00 UTC".into(),
