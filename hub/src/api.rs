@@ -12,6 +12,7 @@ mod artifacts;
 pub mod callers;
 mod drafts;
 mod error;
+mod guests;
 mod hosts;
 mod names;
 mod pull;

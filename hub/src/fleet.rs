@@ -5,3 +5,4 @@ pub mod delivery;
 pub mod enroll;
 pub mod liveness;
 pub mod render;
+pub mod runtimes;

@@ -26,6 +26,7 @@ pub mod flow_sets;
 pub mod hints;
 pub mod hosts;
 pub mod landed;
+mod merged;
 pub mod operators;
 pub mod overview;
 pub mod partitions;

@@ -12,6 +12,7 @@ use std::{
 };
 
 pub mod diff;
+pub mod merge;
 
 /// Largest flow set in bytes.
 pub const MAX_FLOW_SET_BYTES: usize = 16 << 20;

@@ -5,6 +5,7 @@
 //! types cannot say (`check`). `InstanceSpec` is also what the hub stores as JSON. Deliberately absent: whether a host,
 //! a site or a flow set exists (the hub's `api` knows), and reading files.
 mod check;
+mod guest;
 mod parse;
 mod probe;
 mod render;
@@ -169,7 +170,8 @@ pub struct InstanceSpec {
     pub host: Name,
     /// `node-red`, `mosquitto`, `ollama`, `valkey`, `redis`, `tika` or `container`. Only the section of its kind may be there.
     pub kind: Kind,
-    /// Image reference, taken as it is.
+    /// Image reference, taken as it is. Left out where `nodeRed.runtime` names the runtime.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image: String,
     /// Environment variables. Names that begin with REDFORGE_ are set by the agent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -295,6 +297,10 @@ pub struct NodeRed {
     /// Flow set by name; its newest revision runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flow_set: Option<Name>,
+    /// Instance of kind node-red on the same host in whose runtime the flows run, beside its own: no container of their own,
+    /// and image, limits, ports and everything else are those of the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Name>,
     /// Broker instance of the same host; none = the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<Name>,

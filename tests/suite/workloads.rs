@@ -10,6 +10,7 @@ mod kills;
 mod out;
 mod replicas;
 mod rollback;
+mod runtimes;
 mod secrets;
 mod site;
 mod status_words;

@@ -79,7 +79,9 @@ pub(super) fn render(
     // Empty: the flow file is the one that the settings name.
     env.insert("FLOWS".into(), String::new());
     let heap = heap_mib(spec.resources.memory_bytes);
-    env.entry("NODE_OPTIONS".into()).or_insert_with(|| format!("--max-old-space-size={heap}"));
+    // Others may stand beside it; the limit of the heap is ours.
+    let options = env.entry("NODE_OPTIONS".into()).or_default();
+    *options = format!("{options} --max-old-space-size={heap}").trim_start().to_owned();
 
     let credential_secret = secret_text(around.secrets, &credential_secret_name(&spec.name));
     let text = settings(&token(around.secrets, &spec.name), &credential_secret);

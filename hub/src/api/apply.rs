@@ -2,12 +2,12 @@
 //!
 //! Step one of the flow down ends here: parse, check against what is stored, commit, hint. Rendering and publishing follow
 //! in `tasks/publish_desired`.
-use super::{Api, ApiError, Caller, Role, Violation, names};
+use super::{Api, ApiError, Caller, Role, Violation, guests, names};
 use crate::store::changes::{Changed, Changes, NewFlowSet, NewInstance};
 use redforge_shared::{
     flows::{self, Flows, unpack},
     ids::{Digest, HostId, Name},
-    manifest::{FlowSetManifest, FlowSource, InstanceManifest, InstanceSpec, Kind, Manifest, parse},
+    manifest::{FlowSetManifest, FlowSource, InstanceManifest, Kind, Manifest, parse},
     wire::pb,
 };
 use serde_json::Value;
@@ -68,8 +68,12 @@ impl Api {
             let result = result.map(|(_, changed, revision)| (changed, revision));
             record(&mut done, &mut violations, index, manifest, result);
         }
-        for (host, name) in touched {
-            violations.extend(fits(&name, &changes.instances(host).await?));
+        for (host, name) in &touched {
+            violations.extend(fits(name, &changes.instances(*host).await?));
+        }
+        if violations.is_empty() {
+            let sets = staged.keys().chain(manifests.iter().filter_map(flow_set_of));
+            violations = cannot_share(&mut changes, touched, sets).await?;
         }
         if !violations.is_empty() {
             return Err(ApiError::Invalid { violations });
@@ -93,9 +97,38 @@ impl Api {
         if !changes.delete_instance(&host, &name).await? {
             return Err(ApiError::NotFound(request.name));
         }
+        let left = match changes.host(&host).await? {
+            Some(id) => changes.instances(id).await?,
+            None => vec![],
+        };
+        if let Some(guest) = guests::problems(&host, &guests::specs(&left)).first() {
+            let message =
+                format!("{} is the runtime of another instance ({}): delete that one first", request.name, guest.field);
+            return Err(ApiError::Precondition { reason: "INSTANCE_IN_USE", message });
+        }
         changes.commit().await?;
         Ok(pb::DeleteInstanceResponse {})
     }
+}
+
+fn flow_set_of(manifest: &Manifest) -> Option<&Name> {
+    if let Manifest::FlowSet(set) = manifest { Some(&set.name) } else { None }
+}
+
+/// What stands in the way of flow sets that share a runtime, at the hosts that were touched and where these sets run.
+async fn cannot_share(
+    changes: &mut Changes,
+    mut hosts: BTreeMap<HostId, Name>,
+    sets: impl Iterator<Item = &Name>,
+) -> Result<Vec<Violation>, ApiError> {
+    for set in sets {
+        hosts.extend(changes.hosts_running(set).await?);
+    }
+    let mut violations = Vec::new();
+    for (host, name) in hosts {
+        violations.extend(guests::merge(changes, host, &name).await?);
+    }
+    Ok(violations)
 }
 
 fn record(
@@ -224,17 +257,14 @@ pub(super) fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation>
     if bytes > MAX_HOST_SPEC_BYTES {
         say("*", "spec", format!("all instances of the host have {bytes} bytes, more than {MAX_HOST_SPEC_BYTES}"));
     }
-    let specs: Vec<(&str, InstanceSpec)> = instances
-        .iter()
-        .filter_map(|(name, spec)| Some((name.as_str(), serde_json::from_value(spec.clone()).ok()?)))
-        .collect();
+    let specs = guests::specs(instances);
     for (i, (name, spec)) in specs.iter().enumerate() {
         for (earlier, other) in &specs[..i] {
             if let Some(port) = spec.ports.iter().find(|p| other.ports.iter().any(|o| o.collides(p))) {
                 say(name, "spec.ports", format!("port {} is already published by instance {earlier}", port.host));
             }
         }
-        if spec.kind != Kind::NodeRed {
+        if spec.kind != Kind::NodeRed || spec.runtime().is_some() {
             continue;
         }
         let section = spec.node_red.clone().unwrap_or_default();
@@ -258,5 +288,6 @@ pub(super) fn fits(host: &Name, instances: &[(String, Value)]) -> Vec<Violation>
             }
         }
     }
+    found.extend(guests::problems(host, &specs));
     found
 }

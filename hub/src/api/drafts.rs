@@ -1,5 +1,5 @@
 //! Drafts of flow sets: listed, and adopted as the newest revision.
-use super::{Api, ApiError, Caller, Role, names};
+use super::{Api, ApiError, Caller, Role, guests, names};
 use crate::store::{
     changes::{Changed, NewFlowSet},
     drafts::DraftRow,
@@ -53,6 +53,7 @@ impl Api {
         };
         let (changed, revision) = changes.put_flow_set(&set).await?;
         changes.adopted(&name, number, revision).await?;
+        guests::merge_where_run(&mut changes, &name).await?;
         changes.commit().await?;
         self.pushed(&name, changed).await
     }

@@ -139,6 +139,8 @@ impl Api {
             spec_json: row.spec.0.to_string(),
             status: row.status.map(|s| {
                 let mut status = s.0;
+                // A guest's is its runtime's.
+                status.name = row.name.parse().unwrap_or(status.name);
                 if link == Link::Offline {
                     // What was healthy when last heard of may be anything by now.
                     status.health = Health::Unknown;

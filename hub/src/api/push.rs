@@ -1,5 +1,5 @@
 //! A flow set comes in pieces, is checked whole, and becomes a revision if its content is new.
-use super::{Api, ApiError, Caller, Role, names};
+use super::{Api, ApiError, Caller, Role, guests, names};
 use crate::store::changes::NewFlowSet;
 use redforge_shared::{
     flows::{MAX_FLOW_SET_BYTES, unpack},
@@ -86,6 +86,7 @@ impl Api {
             return Ok(pb::PushFlowSetResponse::default());
         }
         let (changed, _) = changes.put_flow_set(&set).await?;
+        guests::merge_where_run(&mut changes, &name).await?;
         changes.commit().await?;
         self.pushed(&name, changed).await
     }

@@ -2,7 +2,7 @@
 //!
 //! Revisions are only added: going back is a new revision too, and can be gone back from. What the earlier one asked for is
 //! checked again, against what the host runs today.
-use super::{Api, ApiError, Caller, Role, apply, names};
+use super::{Api, ApiError, Caller, Role, apply, guests, names};
 use redforge_shared::{
     manifest::{InstanceManifest, InstanceSpec},
     wire::pb,
@@ -37,7 +37,8 @@ impl Api {
         let (_, _, revision) = apply::put_instance(&mut changes, &manifest, false)
             .await?
             .map_err(|(path, problem)| ApiError::invalid(format!("revision {}: {path}", earlier.revision), problem))?;
-        let violations = apply::fits(&host, &changes.instances(id).await?);
+        let mut violations = apply::fits(&host, &changes.instances(id).await?);
+        violations.extend(guests::merge(&mut changes, id, &host).await?);
         if !violations.is_empty() {
             return Err(ApiError::Invalid { violations });
         }

@@ -18,6 +18,8 @@ pub struct Input {
     pub site: Name,
     pub policy: Policy,
     pub instances: Vec<(Name, manifest::InstanceSpec)>,
+    /// What the flow sets of a runtime with guests are as one, by the runtime's name.
+    pub merged: BTreeMap<Name, Digest>,
     /// Newest digest of every flow set.
     pub flow_sets: BTreeMap<Name, Digest>,
     /// The newest image of each reference that the hub can hand out.
@@ -44,8 +46,15 @@ pub fn render(input: &Input) -> Result<DesiredState, RenderError> {
         {
             return Err(RenderError::UnknownFlowSet { instance: name.clone(), flow_set: flow_set.clone() });
         }
+        // Its flows run in the runtime of another instance, and are in what that one is given.
+        if spec.runtime().is_some() {
+            continue;
+        }
         let mut spec = spec.render(name, |flow_set| input.flow_sets.get(flow_set).copied());
         spec.image_artifact = input.images.get(&reference_key(&spec.image)).cloned();
+        if let (Workload::NodeRed(runtime), Some(digest)) = (&mut spec.workload, input.merged.get(name)) {
+            runtime.flow_set = Some(*digest);
+        }
         if let Workload::Ollama(ollama) = &mut spec.workload {
             for model in &mut ollama.models {
                 model.blobs = input.models.get(&model.digest).cloned().unwrap_or_default();
@@ -98,6 +107,7 @@ mod tests {
                 instance("z-9", container(3)),
             ],
             flow_sets: BTreeMap::from([(name("mixing"), Digest::of(b"1")), (name("other"), Digest::of(b"2"))]),
+            merged: BTreeMap::new(),
             images: BTreeMap::new(),
             models: BTreeMap::new(),
         }
@@ -157,6 +167,17 @@ mod tests {
         // What may be fetched follows from it.
         assert_eq!(state.instances[1].blobs().collect::<Vec<_>>(), [tar.digest, tar.digest]);
         assert_eq!(state.instances[0].blobs().count(), 0);
+    }
+
+    #[test]
+    fn a_guest_is_in_what_its_runtime_is_given_and_nowhere_else() {
+        let mut input = input();
+        let guest = serde_json::json!({"kind": "node-red", "nodeRed": {"flowSet": "other", "runtime": "flows"}});
+        input.instances.push(instance("guest", guest));
+        input.merged = BTreeMap::from([(name("flows"), Digest::of(b"both"))]);
+        let state = render(&input).expect("renders");
+        assert_eq!((state.instances.len(), state.instance("guest")), (5, None));
+        assert_eq!(state.instance("flows").and_then(|i| i.flow_set()), Some(Digest::of(b"both")));
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl Store {
         let dropped = sqlx::query(
             "DELETE FROM artifact a WHERE created_at < $1 \
              AND NOT EXISTS (SELECT 1 FROM flow_set f WHERE f.digest = a.digest) \
-             AND NOT EXISTS (SELECT 1 FROM flow_set_draft d WHERE d.digest = a.digest)",
+             AND NOT EXISTS (SELECT 1 FROM flow_set_draft d WHERE d.digest = a.digest) \
+             AND NOT EXISTS (SELECT 1 FROM merged_flow_set m WHERE m.digest = a.digest)",
         )
         .bind(before)
         .execute(&self.pool)

@@ -44,7 +44,7 @@ pub struct Inputs {
 
 /// A host's desired state, locked while it is rendered.
 pub struct PublishTx {
-    tx: Transaction<'static, Postgres>,
+    pub(super) tx: Transaction<'static, Postgres>,
     host: HostId,
     before: Option<(u64, Digest)>,
 }

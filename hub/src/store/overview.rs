@@ -22,6 +22,7 @@ pub struct HostRow {
     pub spec_sha256: Option<Vec<u8>>,
     pub agent_ahead: bool,
     pub fenced: bool,
+    /// Those with a container of their own.
     pub instance_count: i64,
     pub observed_generation: Option<i64>,
     pub observed_sha256: Option<Vec<u8>>,
@@ -42,7 +43,7 @@ macro_rules! host_query {
             "nullif(d.generation, 0) AS generation, ",
             "CASE WHEN d.generation > 0 THEN d.spec_sha256 END AS spec_sha256, ",
             "d.agent_ahead_at IS NOT NULL AS agent_ahead, h.fenced_at IS NOT NULL AS fenced, ",
-            "(SELECT count(*) FROM instance i WHERE i.host_id = h.id) AS instance_count, ",
+            "(SELECT count(*) FROM instance i WHERE i.host_id = h.id AND i.spec -> 'nodeRed' ->> 'runtime' IS NULL) AS instance_count, ",
             "r.generation AS observed_generation, r.spec_sha256 AS observed_sha256, r.health, r.sync, r.reason, ",
             "r.names, r.instances, r.outbox, r.received_at ",
             "FROM host h JOIN site s ON s.id = h.site_id LEFT JOIN host_last_seen l ON l.host_id = h.id ",
@@ -62,6 +63,7 @@ pub struct InstanceRow {
     pub created_at: OffsetDateTime,
     pub updated_at: OffsetDateTime,
     pub labels: Json<BTreeMap<String, String>>,
+    /// Of a guest: its runtime's.
     pub status: Option<Json<InstanceStatus>>,
     pub received_at: Option<OffsetDateTime>,
     pub last_seen_at: Option<OffsetDateTime>,
@@ -71,7 +73,7 @@ macro_rules! instance_query {
     ($tail:literal) => {
         concat!(
             "SELECT h.name AS host, i.name, i.revision, i.spec, i.created_at, i.updated_at, i.labels, ",
-            "(SELECT e FROM jsonb_array_elements(r.instances) e WHERE e ->> 'name' = i.name LIMIT 1) AS status, ",
+            "(SELECT e FROM jsonb_array_elements(r.instances) e WHERE e ->> 'name' = coalesce(i.spec -> 'nodeRed' ->> 'runtime', i.name) LIMIT 1) AS status, ",
             "r.received_at, greatest(l.at, r.received_at) AS last_seen_at ",
             "FROM instance i JOIN host h ON h.id = i.host_id LEFT JOIN host_report r ON r.host_id = h.id ",
             "LEFT JOIN host_last_seen l ON l.host_id = h.id ",

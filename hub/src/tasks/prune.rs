@@ -52,6 +52,7 @@ pub async fn pass(store: &Store, retention: &Retention, now: OffsetDateTime) -> 
             }
         }
     }
+    store.drop_merged(now - STAGED_FOR).await?;
     let staged = store.drop_staged(now - STAGED_FOR).await?;
     if staged > 0 {
         tracing::info!(blobs = staged, "staged flow sets that no apply named were dropped");

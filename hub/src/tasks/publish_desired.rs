@@ -3,7 +3,10 @@
 //! Locks the host's row first, then reads the inputs, so that two hubs never publish from an older view. Step four of the
 //! flow down; `wake_sessions` tells the sessions.
 use crate::{
-    fleet::render::{self, Input, RenderError},
+    fleet::{
+        render::{self, Input, RenderError},
+        runtimes::{self, CannotShare},
+    },
     store::{
         Store, StoreError,
         desired::{Inputs, PublishTx},
@@ -15,10 +18,13 @@ use redforge_shared::{
     clock::SharedClock,
     desired::InvalidDesired,
     error::Chain,
-    ids::{HostId, Name},
+    ids::{Digest, HostId, Name},
     manifest,
 };
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Besides hints, everything is looked at this often.
@@ -31,6 +37,10 @@ pub enum PublishError {
     Store(#[source] StoreError),
     #[error("instance '{name}' is stored in a form this hub does not read")]
     Spec { name: Name, source: serde_json::Error },
+    #[error("the flow sets in the runtime of instance '{runtime}' cannot be merged")]
+    Share { runtime: Name, source: CannotShare },
+    #[error("flow set '{0}' has lost its content")]
+    Lost(Name),
     #[error("rendering the desired state")]
     Render(#[source] RenderError),
     #[error("writing the desired state as a document")]
@@ -88,7 +98,43 @@ pub async fn publish(store: &Store, host: HostId, clock: &SharedClock) -> Result
     write(tx, host, inputs, clock).await
 }
 
-async fn write(tx: PublishTx, host: HostId, inputs: Inputs, clock: &SharedClock) -> Result<Option<u64>, PublishError> {
+/// One flow set for each runtime that has guests, made once for the same parts.
+async fn merge_shared(
+    tx: &mut PublishTx,
+    instances: &[(Name, manifest::InstanceSpec)],
+    newest: &BTreeMap<Name, Digest>,
+    clock: &SharedClock,
+) -> Result<BTreeMap<Name, Digest>, PublishError> {
+    let mut merged = BTreeMap::new();
+    for (runtime, parts) in runtimes::shared(instances.iter().map(|(n, s)| (n, s))) {
+        let known = |p: runtimes::Part| Some((p.instance, *newest.get(&p.flow_set)?));
+        // Render tells of one that does not exist.
+        let Some(parts) = parts.into_iter().map(known).collect::<Option<Vec<_>>>() else { continue };
+        let identity = runtimes::identity(&parts);
+        let digest = match tx.merged(identity).await.map_err(PublishError::Store)? {
+            Some(digest) => digest,
+            None => {
+                let mut tars = Vec::with_capacity(parts.len());
+                for (instance, digest) in parts {
+                    let tar = tx.flow_set_tar(digest).await.map_err(PublishError::Store)?;
+                    tars.push((instance.clone(), tar.ok_or(PublishError::Lost(instance))?));
+                }
+                let tar =
+                    runtimes::pack(&tars).map_err(|source| PublishError::Share { runtime: runtime.clone(), source })?;
+                tx.keep_merged(identity, &tar, clock.now()).await.map_err(PublishError::Store)?
+            }
+        };
+        merged.insert(runtime, digest);
+    }
+    Ok(merged)
+}
+
+async fn write(
+    mut tx: PublishTx,
+    host: HostId,
+    inputs: Inputs,
+    clock: &SharedClock,
+) -> Result<Option<u64>, PublishError> {
     let mut instances = Vec::with_capacity(inputs.instances.len());
     for (name, spec) in inputs.instances {
         match serde_json::from_value::<manifest::InstanceSpec>(spec) {
@@ -96,7 +142,9 @@ async fn write(tx: PublishTx, host: HostId, inputs: Inputs, clock: &SharedClock)
             Err(source) => return Err(PublishError::Spec { name, source }),
         }
     }
+    let merged = merge_shared(&mut tx, &instances, &inputs.flow_sets, clock).await?;
     let input = Input {
+        merged,
         host,
         host_name: inputs.host_name,
         site: inputs.site,

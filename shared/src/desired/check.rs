@@ -37,6 +37,13 @@ fn instance(spec: &InstanceSpec) -> Found {
         let twice = if spec.env.contains_key(name) { Err("the variable is also in env".into()) } else { Ok(()) };
         at(format!("secret_env.{}", rules::shown(name)), rules::env_name(name).and(twice))?;
     }
+    let kind = spec.workload.kind();
+    for (map, name) in spec.env.keys().map(|n| ("env", n)).chain(spec.secret_env.keys().map(|n| ("secret_env", n))) {
+        at(format!("{map}.{}", rules::shown(name)), rules::env_of_kind(kind, name))?;
+    }
+    if let (Workload::NodeRed(_), Some(options)) = (&spec.workload, spec.env.get("NODE_OPTIONS")) {
+        at("env.NODE_OPTIONS", rules::node_options(options))?;
+    }
     at("resources.memory_bytes", spec.resources.memory_bytes.map_or(Ok(()), rules::memory))?;
     at("resources.pids", spec.resources.pids.map_or(Ok(()), rules::pids))?;
     volumes(spec)?;

@@ -47,6 +47,28 @@ pub fn env_name(name: &str) -> Ruling {
     is(!name.starts_with("REDFORGE_"), || "names that begin with REDFORGE_ are set by the agent".into())
 }
 
+/// A variable that the agent itself gives to every container of a kind: another value would undo what the kind promises.
+pub fn env_of_kind(kind: &str, name: &str) -> Ruling {
+    let instead = match (kind, name) {
+        ("ollama", "OLLAMA_CONTEXT_LENGTH") => "; write spec.ollama.contextLength instead",
+        ("ollama", "OLLAMA_KEEP_ALIVE") => "; write spec.ollama.keepAlive instead",
+        ("ollama", "OLLAMA_NUM_PARALLEL") => "; write spec.ollama.numParallel instead",
+        ("ollama", "OLLAMA_MAX_LOADED_MODELS") => "; write spec.ollama.maxLoadedModels instead",
+        ("ollama", "OLLAMA_NO_CLOUD") => ": nothing that is asked leaves the host through the server",
+        ("ollama", "OLLAMA_HOST") => ": the server is found under the instance's name",
+        ("node-red", "FLOWS") => ": the flow file is the one that the settings name",
+        ("node-red", "NODE_RED_ENABLE_SAFE_MODE" | "NODE_RED_ENABLE_PROJECTS") => "",
+        _ => return Ok(()),
+    };
+    Err(format!("is set by the agent{instead}"))
+}
+
+/// Node.js' options for a Node-RED.
+pub fn node_options(value: &str) -> Ruling {
+    let heap = value.replace('_', "-").contains("--max-old-space-size");
+    is(!heap, || "the heap follows resources.memory: leave --max-old-space-size out".into())
+}
+
 /// A variable's value.
 pub fn env_value(value: &str) -> Ruling {
     let good = value.len() <= MAX_VALUE_BYTES && !value.contains('\0');

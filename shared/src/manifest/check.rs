@@ -1,5 +1,5 @@
 //! What types cannot say about a manifest: (path, problem) for everything that is wrong with it. Pure.
-use super::{FlowSource, InstanceSpec, Kind, Manifest, Probe, scale};
+use super::{FlowSource, InstanceSpec, Kind, Manifest, Probe, guest, scale};
 use crate::{
     desired::{
         MAX_READS, is_topic_filter,
@@ -69,8 +69,15 @@ fn labels(labels: &BTreeMap<String, String>, found: &mut Problems) {
 }
 
 fn spec(spec: &InstanceSpec, found: &mut Problems) {
-    rule(found, "spec.image", rules::image(&spec.image));
     sections(spec, found);
+    if spec.runtime().is_some() {
+        return found.extend(guest::problems(spec));
+    }
+    if spec.image.is_empty() {
+        say(found, "spec", "missing field `image`".into());
+    } else {
+        rule(found, "spec.image", rules::image(&spec.image));
+    }
     env(spec, found);
     rule(found, "spec.resources.memory", spec.resources.memory.map_or(Ok(()), |m| rules::memory(m.0)));
     rule(found, "spec.resources.pids", spec.resources.pids.map_or(Ok(()), rules::pids));
@@ -81,7 +88,7 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
     probes(spec, found);
     services(spec, found);
     if let Some(ollama) = &spec.ollama {
-        models(ollama, &spec.env, found);
+        models(ollama, found);
     }
     if let Some(mosquitto) = &spec.mosquitto {
         // MQTT's own limit for a packet.
@@ -215,6 +222,16 @@ fn env(spec: &InstanceSpec, found: &mut Problems) {
             say(found, at, "the variable is also in spec.env".into());
         }
     }
+    let kind = spec.kind.as_str();
+    for (map, name) in spec.env.keys().map(|n| ("env", n)).chain(spec.secret_env.keys().map(|n| ("secretEnv", n))) {
+        rule(found, format!("spec.{map}.{name}"), rules::env_of_kind(kind, name));
+    }
+    if let (Kind::NodeRed, Some(options)) = (spec.kind, spec.env.get("NODE_OPTIONS")) {
+        rule(found, "spec.env.NODE_OPTIONS", rules::node_options(options));
+    }
+    if spec.kind == Kind::NodeRed && spec.secret_env.contains_key("NODE_OPTIONS") {
+        say(found, "spec.secretEnv.NODE_OPTIONS", "is no secret: write it in spec.env".into());
+    }
 }
 
 fn volumes(spec: &InstanceSpec, found: &mut Problems) {
@@ -253,7 +270,7 @@ fn ports(spec: &InstanceSpec, found: &mut Problems) {
     }
 }
 
-fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Problems) {
+fn models(ollama: &super::Ollama, found: &mut Problems) {
     if ollama.models.len() > MAX_LIST {
         say(found, "spec.ollama.models", format!("{} models, more than {MAX_LIST}", ollama.models.len()));
     }
@@ -287,22 +304,10 @@ fn models(ollama: &super::Ollama, env: &BTreeMap<String, String>, found: &mut Pr
         let problem = format!("'{}' is not a time such as 90s, 5m, 24h, 0 or -1", shown(time));
         say(found, "spec.ollama.keepAlive", problem);
     }
-    // The fields above would silently lose against these.
-    for (name, field) in OLLAMA_FIELDS.iter().filter(|(name, _)| env.contains_key(*name)) {
-        say(found, format!("spec.env.{name}"), format!("is set by the agent; write spec.ollama.{field} instead"));
-    }
 }
 
 /// Models that Ollama keeps in memory where nothing is said, on a host with one graphics card or none.
 const OLLAMA_LOADS: u16 = 3;
-
-/// Environment variables of Ollama that have a field of their own.
-const OLLAMA_FIELDS: [(&str, &str); 4] = [
-    ("OLLAMA_CONTEXT_LENGTH", "contextLength"),
-    ("OLLAMA_KEEP_ALIVE", "keepAlive"),
-    ("OLLAMA_NUM_PARALLEL", "numParallel"),
-    ("OLLAMA_MAX_LOADED_MODELS", "maxLoadedModels"),
-];
 
 /// A time as Ollama reads it, of one unit; a bare number is seconds.
 fn is_keep_alive(s: &str) -> bool {

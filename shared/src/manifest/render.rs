@@ -104,6 +104,11 @@ impl InstanceSpec {
         }
     }
 
+    /// The runtime of another instance that it runs in.
+    pub fn runtime(&self) -> Option<&Name> {
+        self.node_red.as_ref().and_then(|n| n.runtime.as_ref())
+    }
+
     /// Flow set that the instance runs, by name.
     pub fn flow_set(&self) -> Option<&Name> {
         self.node_red.as_ref().and_then(|n| n.flow_set.as_ref())

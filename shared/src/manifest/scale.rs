@@ -76,6 +76,10 @@ fn bounds(spec: &InstanceSpec, policy: &AutoscaleManifest, say: &mut impl FnMut(
     if policy.min == 0 || policy.min > policy.max {
         say("spec.autoscale.min", format!("{} is not 1 to max, which is {}", policy.min, policy.max));
     }
+    if spec.resources.memory.is_none() {
+        let problem = "what each container needs must be known, so that never more run than the host holds: set it, such as 256Mi";
+        say("spec.resources.memory", problem.into());
+    }
     if policy.cpu_percent.is_some() == policy.queue.is_some() {
         say("spec.autoscale", "say what it follows: either cpuPercent or queue".into());
     }

@@ -229,6 +229,13 @@ fn settings_of_ollama_that_make_no_sense_are_refused_by_name() {
         ("keepAlive: 30m", "keepAlive: -2m", "'-2m' is not a time such as"),
         ("keepAlive: 30m", "keepAlive: \"\"", "'' is not a time such as"),
         ("keepAlive: 30m", "keepAlive: \"5 m\"", "'5 m' is not a time such as"),
+        (
+            "  ollama:\n",
+            "  env: {OLLAMA_NO_CLOUD: \"0\"}\n  ollama:\n",
+            "spec.env.OLLAMA_NO_CLOUD: is set by the agent",
+        ),
+        ("  ollama:\n", "  secretEnv: {OLLAMA_NO_CLOUD: a}\n  ollama:\n", "spec.secretEnv.OLLAMA_NO_CLOUD: is set by"),
+        ("  ollama:\n", "  secretEnv: {OLLAMA_CONTEXT_LENGTH: a}\n  ollama:\n", "spec.ollama.contextLength instead"),
         ("  ollama:\n", "  env: {OLLAMA_NUM_PARALLEL: \"8\"}\n  ollama:\n", "write spec.ollama.numParallel instead"),
         ("preload: true", "preload: true, blobs: []", "unknown field"),
     ] {
@@ -266,13 +273,13 @@ fn replicas_are_refused_where_they_cannot_be_with_what_to_do_instead() {
              kind: {kind}\n  image: a:1\n{tail}\n"
         )
     };
-    let scaled = "  autoscale: {max: 3, queue: 100}";
+    let scaled = "  resources: {memory: 64Mi}\n  autoscale: {max: 3, queue: 100}";
     for good in [
         with("node-red", "  replicas: 32"),
         with("node-red", scaled),
         with("mosquitto", "  replicas: 1"),
         with("container", "  replicas: 1\n  volumes: [{name: d, path: /d}]"),
-        with("container", "  resources: {cpu: 500m}\n  autoscale: {min: 2, max: 2, cpuPercent: 70}"),
+        with("container", "  resources: {cpu: 500m, memory: 64Mi}\n  autoscale: {min: 2, max: 2, cpuPercent: 70}"),
         with("container", &format!("  container: {{broker: b}}\n{scaled}")),
     ] {
         assert!(parse(&good).is_ok(), "{good}");
@@ -306,4 +313,52 @@ fn one_replica_is_what_a_document_without_the_word_means_and_its_hash_stays() {
     assert!(!text.contains("replicas") && !text.contains("autoscale"), "{text}");
     assert_eq!(serde_json::from_str::<desired::InstanceSpec>(&text).expect("its own JSON"), plain(1));
     assert_ne!(plain(1).hash(), plain(3).hash());
+}
+
+#[test]
+fn a_guest_of_a_runtime_says_nothing_that_is_the_runtimes() {
+    let with = |tail: &str| {
+        format!(
+            "apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  \
+             kind: node-red\n{tail}\n"
+        )
+    };
+    for good in ["  nodeRed: {flowSet: f, runtime: main}", "  suspend: true\n  nodeRed: {flowSet: f, runtime: main}"] {
+        assert_eq!(parse(&with(good)).map(|m| m.len()), Ok(1), "{good}");
+    }
+    let refused = [
+        "  nodeRed: {runtime: main}",
+        "  image: a:1\n  env: {TZ: UTC}\n  replicas: 2\n  nodeRed: {flowSet: f, runtime: main, drift: report, broker: b}",
+        "  ports: [{container: 1880, host: 1880}]\n  resources: {memory: 64Mi}\n  nodeRed: {flowSet: f, runtime: main}",
+        // Without a runtime it needs an image, as ever.
+        "  nodeRed: {flowSet: f}",
+    ];
+    insta::assert_snapshot!(refused.map(|tail| errors(&with(tail))).join("\n"));
+}
+
+#[test]
+fn what_the_agent_gives_a_node_red_is_not_an_operators_to_give() {
+    let with = |tail: &str| {
+        format!(
+            "apiVersion: redforge.io/v1\nkind: Instance\nmetadata: {{name: a}}\nspec:\n  host: edge-1\n  \
+             kind: node-red\n  image: a:1\n{tail}\n"
+        )
+    };
+    assert!(parse(&with("  env: {NODE_OPTIONS: --dns-result-order=ipv4first}")).is_ok());
+    for (lines, problem) in [
+        (
+            "  env: {NODE_OPTIONS: --max-old-space-size=4000}",
+            "spec.env.NODE_OPTIONS: the heap follows resources.memory",
+        ),
+        (
+            "  env: {NODE_OPTIONS: --max_old_space_size=4000}",
+            "spec.env.NODE_OPTIONS: the heap follows resources.memory",
+        ),
+        ("  secretEnv: {NODE_OPTIONS: a}", "spec.secretEnv.NODE_OPTIONS: is no secret"),
+        ("  env: {FLOWS: mine.json}", "spec.env.FLOWS: is set by the agent"),
+        ("  secretEnv: {FLOWS: a}", "spec.secretEnv.FLOWS: is set by the agent"),
+    ] {
+        let said = errors(&with(lines));
+        assert!(said.contains(problem), "{lines}: {said}");
+    }
 }

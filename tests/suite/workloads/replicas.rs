@@ -166,7 +166,7 @@ async fn docker_consumers_share_a_topic_and_scale_from_one_to_three_and_back_by_
     let agent = TestAgent::start(&hub, "press-1").await;
     let mut operator = hub.operator().await;
     let node = NodeImage::make(&agent);
-    let policy = "  autoscale: {min: 1, max: 3, queue: 100, scaleDownAfterSeconds: 5}\n";
+    let policy = "  resources: {memory: 96Mi}\n  autoscale: {min: 1, max: 3, queue: 100, scaleDownAfterSeconds: 5}\n";
     operator.apply(&(broker("press-1") + &crew("press-1", &node.0, policy))).await;
     operator.running("press-1", "broker").await;
     operator.running("press-1", "crew").await;

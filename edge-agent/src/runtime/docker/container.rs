@@ -143,7 +143,9 @@ fn body(names: &Names, place: Place<'_>, spec: &ContainerSpec) -> ContainerCreat
 
 fn env(spec: &ContainerSpec) -> Vec<String> {
     let plain = spec.env.iter().map(|(k, v)| format!("{k}={v}"));
-    plain.chain(spec.secret_env.iter().map(|(k, s)| format!("{k}={}", s.value))).collect()
+    // Of two with one name the later one would win: what the agent gives stays.
+    let secrets = spec.secret_env.iter().filter(|(k, _)| !spec.env.contains_key(*k));
+    plain.chain(secrets.map(|(k, s)| format!("{k}={}", s.value))).collect()
 }
 
 /// Where programs put what they forget: in memory, counted as the container's, and nothing in it can be run.
