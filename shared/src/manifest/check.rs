@@ -74,7 +74,11 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
         return found.extend(guest::problems(spec));
     }
     if spec.image.is_empty() {
-        say(found, "spec", "missing field `image`".into());
+        say(
+            found,
+            "spec.image",
+            "is missing or empty: expected an image reference such as nodered/node-red:4.1".into(),
+        );
     } else {
         rule(found, "spec.image", rules::image(&spec.image));
     }
