@@ -241,7 +241,7 @@ impl Link {
         let welcome = session.welcome().clone();
         let deps = self.deps.clone();
         let artifacts = artifacts::run(channel.clone(), &deps.ledger, &deps.blobs);
-        let drafts = drafts::run(channel.clone(), deps.drafts.clone());
+        let drafts = drafts::run(channel.clone(), deps.drafts.clone(), deps.ledger.clone());
         let sending = send_records(channel.clone(), &deps, welcome.hub_rpo_s, stop);
         let renewal = renew::run(channel, &deps.identity, enrolled, welcome);
         let reporting = session.run(self);

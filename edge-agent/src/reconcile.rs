@@ -50,6 +50,7 @@ mod choose;
 pub mod clean_up;
 pub mod crashes;
 pub mod deadlines;
+mod developer;
 mod drift;
 mod execute;
 mod fault;
@@ -351,6 +352,7 @@ impl Reconciler {
         self.remember_crashes(&view, memory).await?;
         self.keep_asking(&view);
         self.remember_counts(&view, memory).await?;
+        self.keep_edits(&view, memory).await?;
         let ready = self.ready(&view, memory);
         let actual = plan::Actual {
             busy: self.jobs.busy(),
@@ -408,7 +410,7 @@ impl Reconciler {
             tracing::info!(ended = ended.join(", "), "holds have ended");
         }
         let given = memory::given(&self.deps.ledger).await?;
-        let chosen = choose::choose(&accepted.state, &site, &given, memory);
+        let chosen = choose::choose(&accepted.state, &site, &given, memory, now);
         self.draw_secrets(&chosen.state).await?;
         self.read_flow_sets(&chosen.state).await;
         let seen = self.deps.runtime.observe(&self.names).await.map_err(ReconcileError::Runtime)?;

@@ -11,7 +11,7 @@ use crate::{
         ledger::{Ledger, LedgerError},
         outbox::{Limits, Outbox, OutboxError},
     },
-    drafts, facts,
+    drafts, editor, facts,
     identity::{Enrolled, IdentityDir},
     link::{self, Link, OutboxNumbers, dial::HubUrl},
     page::{self, Page, Sources, Stage},
@@ -134,6 +134,7 @@ async fn start(
     let ingest = collect::http::Deps {
         door: reconciler.door(),
         tools: tools_in,
+        desk: editor::Desk::new(ledger.clone(), Arc::clone(&clock)),
         trouble: gateway_trouble,
         port: config.gateway_port,
     };
@@ -149,7 +150,7 @@ async fn start(
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
     let (drafts_out, drafts) = watch::channel(Vec::new());
-    tasks.spawn("drafts", drafts::run(edited, gate.clone(), drafts_out, stop.clone()));
+    tasks.spawn("drafts", drafts::run(edited, ledger.clone(), gate.clone(), drafts_out, stop.clone()));
     let tools = collect::Tools::new(gate, records.clone(), Arc::clone(&clock)).telling(queues_out);
     tools_out.send_replace(Some(tools.clone()));
     let mqtt = collect::mqtt::run(brokers, tools.clone(), enrolled.host_id, heard_out, stop.clone());

@@ -13,10 +13,12 @@ use std::collections::BTreeMap;
 
 mod cache;
 mod check;
+mod developer;
 mod probe;
 pub mod rules;
 
 pub use cache::{Cache, Eviction, Persistence};
+pub use developer::{Developer, MAX_DEVELOPER_S, user_of};
 pub use probe::{Check, Probe};
 
 /// Largest canonical document, in bytes.
@@ -152,6 +154,9 @@ pub struct NodeRed {
     /// What happens to what somebody changes at the host.
     #[serde(default, skip_serializing_if = "Drift::is_default")]
     pub drift: Drift,
+    /// Until then flows may be edited at the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub developer: Option<Developer>,
 }
 
 /// What happens to a runtime's flows, credentials, settings and modules that somebody changed at the host.

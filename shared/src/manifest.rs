@@ -14,7 +14,7 @@ mod services;
 mod yaml;
 
 use crate::{
-    desired::{Drift, Protocol, Volume},
+    desired::{Developer, Drift, Protocol, Volume},
     ids::{Digest, Name},
     policy::Policy,
     units::{Bytes, Millicores},
@@ -321,6 +321,10 @@ pub struct NodeRed {
     /// flows and sends them up as a draft of the flow set. Default enforce.
     #[serde(default, skip_serializing_if = "Drift::is_default")]
     pub drift: Drift,
+    /// Developer mode: until a time the flows may be edited at the host, and whatever is edited is kept as a draft. Written by
+    /// `redforgectl editor`. Without it (fleet mode) nobody can log in to the editor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub developer: Option<Developer>,
 }
 
 /// A broker's queue limits; what is absent has its default.

@@ -27,7 +27,8 @@ pub fn all(root: &Path, programs: &Path) -> BTreeMap<String, String> {
         format!("{MADE}# Edge settings\n\nTOML: `/etc/redforge/edge.toml` and `conf.d` beside it, or `--config FILE`.\n\n{edge}"),
     );
     let kinds = sources::kinds(
-        &["manifest.rs", "manifest/probe.rs", "manifest/services.rs"].map(|f| source(&format!("shared/src/{f}"))),
+        &["manifest.rs", "manifest/probe.rs", "manifest/services.rs", "desired/developer.rs"]
+            .map(|f| source(&format!("shared/src/{f}"))),
         &source("shared/src/desired.rs"),
     );
     pages.insert("manifests.md".into(), format!("{MADE}{kinds}"));

@@ -94,6 +94,7 @@ fn word(ty: &Type) -> (String, Option<String>) {
         "IpAddr" => ("address".into(), None),
         "Name" => ("name".into(), None),
         "Digest" => ("sha256:HEX".into(), None),
+        "OffsetDateTime" => ("time: 2026-11-24T16:00:00Z".into(), None),
         "Millicores" => ("CPU: 0.5, \"500m\"".into(), None),
         "Bytes" => ("size: 256Mi, 256MB".into(), None),
         "Value" => ("value".into(), None),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const PRELUDE: &str = r#"
 const fs = require("fs"), crypto = require("crypto");
 const settings = fs.readFileSync("/redforge/config/settings.js", "utf8");
-const token = /tokens: \[\{ token: "([^"]+)"/.exec(settings)[1];
+const token = /^const agent = \{.*"token":"([^"]+)"/m.exec(settings)[1];
 const secret = /"credentialSecret":"([^"]+)"/.exec(settings)[1];
 const admin = async (method, path, body, headers) => {
   const answer = await fetch("http://127.0.0.1:1880/admin" + path, { method, body: body && JSON.stringify(body), headers: {

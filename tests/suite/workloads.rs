@@ -4,6 +4,7 @@ mod changes;
 mod dark;
 mod doctor;
 mod drift;
+mod editor;
 mod hostile;
 mod hot_deploy;
 mod kills;

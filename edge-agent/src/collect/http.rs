@@ -4,7 +4,7 @@
 //! An answer of 202 means committed. The listener follows the bridge: it waits for it, binds again when its address is
 //! another, and what is wrong meanwhile is said on the status page. What is answered is decided in `door`.
 use super::Tools;
-use crate::runtime::IngestDoor;
+use crate::{editor::Desk, runtime::IngestDoor};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use redforge_shared::daemon::Tasks;
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 mod door;
+mod editor;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,8 @@ pub struct Deps {
     pub door: watch::Receiver<Option<IngestDoor>>,
     /// None while the outbox is not open yet.
     pub tools: watch::Receiver<Option<Tools>>,
+    /// Says who may use a runtime's editor.
+    pub desk: Desk,
     /// Why nobody can hand in anything.
     pub trouble: watch::Sender<Option<String>>,
     pub port: u16,
@@ -48,8 +51,8 @@ pub struct Deps {
 /// Listens wherever the door is, until stopped.
 pub async fn run(deps: Deps, tasks: Tasks) {
     let (stop, seats) = (tasks.stop_token(), Seats::default());
-    let Deps { mut door, tools, trouble, port } = deps;
-    let answering = door::Door::new(door.clone(), tools);
+    let Deps { mut door, tools, desk, trouble, port } = deps;
+    let answering = door::Door::new(door.clone(), tools, desk);
     loop {
         let addr = door.borrow_and_update().as_ref().map(|d| SocketAddr::new(d.addr, port));
         let listener = match addr {

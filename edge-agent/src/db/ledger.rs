@@ -23,10 +23,12 @@ use tokio::sync::watch;
 
 mod blobs;
 mod given;
+mod kept;
 mod site;
 
 pub use blobs::BlobFault;
 pub use given::{Given, GivenSecrets};
+pub use kept::KeptDraft;
 pub use site::{Scope, Site};
 
 const APPLICATION_ID: i32 = 0x5246_4c31; // "RFL1"
@@ -86,6 +88,7 @@ pub struct Ledger {
     head: Arc<RwLock<Head>>,
     changed: watch::Sender<u64>,
     wanted: watch::Sender<u64>,
+    kept: watch::Sender<u64>,
     faults: watch::Sender<BTreeMap<Digest, BlobFault>>,
 }
 
@@ -105,6 +108,7 @@ impl Ledger {
             head: Arc::new(RwLock::new(head)),
             changed: watch::Sender::new(0),
             wanted: watch::Sender::new(0),
+            kept: watch::Sender::new(0),
             faults: watch::Sender::default(),
         })
     }
@@ -297,7 +301,7 @@ fn judge(head: Option<(u64, Digest)>, generation: u64, sha256: Digest) -> Accept
 }
 
 fn open_checked(path: &Path) -> Result<(Connection, Head), OpenError> {
-    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA)];
+    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA), M::up(kept::SCHEMA)];
     let schema_version = steps.len();
     let shape = Shape { application_id: APPLICATION_ID, migrations: Migrations::new(steps), schema_version };
     let conn = super::open(path, &shape)?;

@@ -3,8 +3,9 @@
 //! A draft that the hub does not take now (its own view of the instance may be older than ours) is offered again later, as
 //! long as the edit is there.
 use super::dial::explain;
-use crate::drafts::Draft;
+use crate::{db::ledger::Ledger, drafts::Draft};
 use redforge_shared::{
+    error::Chain,
     ids::{Digest, Name},
     wire::pb,
 };
@@ -18,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Sends whatever is offered, until the connection ends.
-pub async fn run(channel: Channel, mut offered: watch::Receiver<Vec<Draft>>) -> Infallible {
+pub async fn run(channel: Channel, mut offered: watch::Receiver<Vec<Draft>>, ledger: Ledger) -> Infallible {
     let mut client = pb::drafts_client::DraftsClient::new(channel);
     let mut taken: BTreeSet<(Name, Digest)> = BTreeSet::new();
     let mut refused = String::new();
@@ -31,6 +32,9 @@ pub async fn run(channel: Channel, mut offered: watch::Receiver<Vec<Draft>>) -> 
                 Ok(number) => {
                     tracing::info!(instance.name = %draft.instance(), draft.number = number, "the hub has the draft");
                     taken.insert(key(draft));
+                    if let Err(e) = ledger.drop_kept_draft(draft.instance(), draft.digest()).await {
+                        tracing::warn!(error = %Chain(&e), "a draft that the hub has cannot be dropped here");
+                    }
                 }
                 Err(status) => {
                     let why = explain(&status);

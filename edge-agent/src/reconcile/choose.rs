@@ -4,10 +4,11 @@
 use super::memory::{Failed, LastGood, Remembered, image_key};
 use crate::{db::ledger::Site, runtime::ImageSeen, workload::Given};
 use redforge_shared::{
-    desired::{DesiredState, InstanceSpec},
+    desired::{DesiredState, Developer, Drift, InstanceSpec, Workload},
     ids::{Digest, Name},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use time::OffsetDateTime;
 
 /// The specs that are made true.
 #[derive(Clone, Debug)]
@@ -21,28 +22,42 @@ pub struct Chosen {
     pinned: BTreeMap<Name, ImageSeen>,
     /// Numbers of the secrets that the site gave.
     secrets: BTreeMap<Name, u64>,
+    /// Instances whose flows may be edited at the moment.
+    pub developing: BTreeSet<Name>,
 }
 
 /// Chooses for every instance.
-pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembered) -> Chosen {
+pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembered, now: OffsetDateTime) -> Chosen {
     let mut chosen = Chosen {
         state: state.clone(),
         asked: BTreeMap::new(),
         back: BTreeMap::new(),
         pinned: BTreeMap::new(),
         secrets: given.iter().map(|(name, (version, _))| (name.clone(), *version)).collect(),
+        developing: BTreeSet::new(),
     };
     for spec in &mut chosen.state.instances {
+        let wish = editing(spec);
         let asked = identity(spec, site.nonces.get(&spec.name), &chosen.secrets);
         chosen.asked.insert(spec.name.clone(), asked);
         let failed = memory.failed.get(&spec.name).filter(|f| f.spec == asked);
         // The same spec with another nonce or secret is nothing to go back to: it would be the same container.
-        let good = memory.last_good.get(&spec.name).filter(|g| g.spec != *spec && same_kind(&g.spec, spec));
+        let good =
+            memory.last_good.get(&spec.name).filter(|g| plain(&g.spec) != plain(spec) && same_kind(&g.spec, spec));
         if let (Some(failed), Some(LastGood { spec: good, image, .. })) = (failed, good) {
             chosen.back.insert(spec.name.clone(), failed.clone());
             chosen.pinned.insert(spec.name.clone(), image.clone());
             // Whether it runs at all is asked for anew, not remembered.
             *spec = InstanceSpec { suspend: spec.suspend, ..good.clone() };
+        }
+        if let (Workload::NodeRed(n), Some((drift, developer))) = (&mut spec.workload, wish) {
+            let open = developer.as_ref().is_some_and(|d| d.is_open(now));
+            // In developer mode what is edited stays and goes up, whatever the policy is at other times.
+            n.drift = if open { Drift::Adopt } else { drift };
+            n.developer = developer;
+            if open {
+                chosen.developing.insert(spec.name.clone());
+            }
         }
     }
     chosen
@@ -53,14 +68,32 @@ fn same_kind(a: &InstanceSpec, b: &InstanceSpec) -> bool {
     a.workload.kind() == b.workload.kind()
 }
 
+/// What is asked of edits at the host.
+fn editing(spec: &InstanceSpec) -> Option<(Drift, Option<Developer>)> {
+    match &spec.workload {
+        Workload::NodeRed(n) => Some((n.drift, n.developer.clone())),
+        _ => None,
+    }
+}
+
+/// The spec without what is asked of edits: no container and no flow works better or worse for it.
+fn plain(spec: &InstanceSpec) -> InstanceSpec {
+    let mut plain = spec.clone();
+    if let Workload::NodeRed(n) = &mut plain.workload {
+        (n.drift, n.developer) = (Drift::default(), None);
+    }
+    plain
+}
+
 /// A spec with the restart that the site asked for and the secrets that it gave: what `failed` remembers.
 fn identity(spec: &InstanceSpec, nonce: Option<&String>, secrets: &BTreeMap<Name, u64>) -> Digest {
-    let mut all = spec.hash().0.to_vec();
+    let hash = plain(spec).hash();
+    let mut all = hash.0.to_vec();
     all.extend(nonce.into_iter().flat_map(|n| n.bytes()));
     for name in spec.secret_env.values() {
         all.extend_from_slice(format!("\0{name} {:?}", secrets.get(name)).as_bytes());
     }
-    if all.len() == spec.hash().0.len() { spec.hash() } else { Digest::of(&all) }
+    if all.len() == hash.0.len() { hash } else { Digest::of(&all) }
 }
 
 impl Chosen {

@@ -2,7 +2,7 @@
 //!
 //! Rows of ledger.db, read once and written through. A row that cannot be understood is as good as none: everything here
 //! can be found out again.
-use super::{ReconcileError, crashes::Crashes, plan};
+use super::{ReconcileError, crashes::Crashes, developer::Developed, plan};
 use crate::{
     db::ledger::{Ledger, LedgerError},
     runtime::ImageSeen,
@@ -95,6 +95,8 @@ pub struct Remembered {
     pub unnamed_blobs: BTreeMap<String, UnnamedSince>,
     /// How many containers instances that scale by themselves had last.
     pub scaled: BTreeMap<Name, u32>,
+    /// Runtimes that are in developer mode, or were and still hold what was edited.
+    pub developed: BTreeMap<Name, Developed>,
 }
 
 impl Remembered {
@@ -112,6 +114,7 @@ impl Remembered {
             begun: rows(ledger, "begun").await?,
             unnamed_blobs: rows(ledger, "unnamed_blob").await?,
             scaled: rows(ledger, "scale").await?,
+            developed: rows(ledger, "developed").await?,
         })
     }
 
@@ -291,6 +294,19 @@ impl Remembered {
         Ok(())
     }
 
+    pub async fn set_developed(
+        &mut self,
+        ledger: &Ledger,
+        instance: &Name,
+        developed: Option<Developed>,
+    ) -> Result<(), ReconcileError> {
+        if self.developed.get(instance) != developed.as_ref() {
+            write(ledger, "developed", instance.as_str(), developed.as_ref()).await?;
+            put(&mut self.developed, instance.clone(), developed);
+        }
+        Ok(())
+    }
+
     /// Forgets instances that are no longer desired, so that a later one of the same name begins anew, and image ids that
     /// nobody refers to any more, so that a later use of the reference asks what it means then.
     pub async fn forget_others(&mut self, ledger: &Ledger, state: &DesiredState) -> Result<(), ReconcileError> {
@@ -302,6 +318,7 @@ impl Remembered {
             ("deployed", names_of(&self.deployed)),
             ("session", names_of(&self.sessions)),
             ("scale", names_of(&self.scaled)),
+            ("developed", names_of(&self.developed)),
         ];
         for (kind, names) in kinds {
             for name in names.iter().filter(|n| !keep(n)) {
@@ -314,6 +331,7 @@ impl Remembered {
         self.deployed.retain(|n, _| keep(n));
         self.sessions.retain(|n, _| keep(n));
         self.scaled.retain(|n, _| keep(n));
+        self.developed.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
         let used: BTreeSet<String> = specs.map(image_key).collect();
         let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(*i)).cloned().collect();

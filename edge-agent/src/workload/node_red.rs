@@ -31,6 +31,8 @@ pub const CONFIG_FILES: [&str; 1] = ["settings.js"];
 pub const ADMIN_ROOT: &str = "/admin";
 /// The official image's user.
 const UID: u32 = 1000;
+/// The end of `settings.js`: who may use the editor.
+const EDITOR: &str = include_str!("node_red/editor.js");
 /// What Node-RED needs beside its JavaScript heap.
 const BESIDE_HEAP_BYTES: u64 = 128 << 20;
 /// Heap when the container has no limit.
@@ -100,9 +102,9 @@ fn heap_mib(limit: Option<u64>) -> u64 {
     limit.map_or(DEFAULT_HEAP_MIB, |l| l.saturating_sub(BESIDE_HEAP_BYTES).max(l / 2) >> 20)
 }
 
-/// `settings.js`: one machine user with a token and nobody who can log in; nothing is installed at run time.
+/// `settings.js`: one machine user with a token, and whom the agent lets in in developer mode; nothing is installed at run time.
 fn settings(token: &str, credential_secret: &str) -> String {
-    let user = "redforge-agent";
+    let agent = json!({"user": "redforge-agent", "token": token});
     let settings = json!({
         "flowFile": "flows.json",
         "flowFilePretty": false,
@@ -132,13 +134,7 @@ fn settings(token: &str, credential_secret: &str) -> String {
     format!(
         "// Rendered by RedForge; changes are overwritten.\n\
          const settings = {settings};\n\
-         settings.adminAuth = {{\n\
-         \x20 type: \"credentials\",\n\
-         \x20 users: (name) => Promise.resolve(name === \"{user}\" ? {{ username: name, permissions: \"*\" }} : null),\n\
-         \x20 authenticate: () => Promise.resolve(null),\n\
-         \x20 tokens: [{{ token: \"{token}\", user: \"{user}\", scope: [\"*\"] }}],\n\
-         }};\n\
-         module.exports = settings;\n"
+         const agent = {agent};\n\n{EDITOR}"
     )
 }
 

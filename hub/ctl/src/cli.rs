@@ -51,6 +51,8 @@ pub enum Verb {
     /// Remove resources
     #[command(subcommand)]
     Delete(DeleteVerb),
+    /// Open the editor of a Node-RED instance for one person (developer mode), or close it again
+    Editor(Editor),
     /// Bring an earlier revision of an instance back
     Rollback(Rollback),
     /// Let a host in again: after it was seen on two machines, or after the hub was restored from a backup
@@ -245,6 +247,26 @@ pub enum Kind {
     Collections,
     #[value(alias = "event")]
     Events,
+}
+
+#[derive(Debug, Args)]
+pub struct Editor {
+    /// The instance: HOST/NAME, its full name, or instance/NAME where only one host has one of that name
+    pub name: String,
+    /// How long it stays open: 30m, 8h, 7d
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = crate::words::duration)]
+    pub time: std::time::Duration,
+    /// Publish it on this port of the host, on 127.0.0.1, where the instance publishes none: that makes a new container
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// End developer mode now: the fleet's flows come back, what was edited stays as a draft
+    #[arg(long, conflicts_with_all = ["time", "port"])]
+    pub close: bool,
+    /// How long to wait until the host has taken it up
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = crate::words::duration)]
+    pub timeout: std::time::Duration,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod connection;
 mod drafts;
+mod editor;
 mod failure;
 mod first_steps;
 mod flow_diff;
@@ -78,6 +79,7 @@ async fn act(cli: Cli) -> Outcome {
         Verb::Streams(a) => streams::run(settings, &a).await,
         Verb::Token(cli::TokenVerb::Create(a)) => tokens::create(settings, &a).await,
         Verb::Delete(cli::DeleteVerb::Instance { name }) => instances::delete(settings, &name).await,
+        Verb::Editor(a) => editor::run(settings, &a).await,
         Verb::Rollback(a) => rollback::run(settings, &a).await,
         Verb::Resume { host } => instances::resume(settings, &host).await,
         Verb::Completion { shell } => {

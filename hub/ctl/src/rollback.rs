@@ -26,7 +26,7 @@ pub async fn run(settings: &Connection, a: &Rollback) -> Outcome {
 }
 
 /// `HOST/NAME`, a full name, or `instance/NAME` where only one host has an instance of that name.
-async fn named(admin: &mut Admin, typed: &str) -> Outcome<String> {
+pub async fn named(admin: &mut Admin, typed: &str) -> Outcome<String> {
     let Some(short) = typed.strip_prefix("instance/") else { return words::instance_name(typed) };
     let all = get::instances(admin, "").await?;
     let of_name: Vec<&str> =

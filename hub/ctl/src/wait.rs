@@ -55,6 +55,26 @@ enum Now {
     Underway(String),
 }
 
+/// Waits until the instance's host has taken up what was changed, whatever it makes of it.
+pub async fn until_taken_up(admin: &mut Admin, instance: &str, before: &Before, limit: Duration) -> Outcome {
+    let began = Instant::now();
+    loop {
+        let host = admin.get_host(pb::GetHostRequest { name: host_of(instance) }).await?.into_inner();
+        let risen = before.nothing_changed
+            || before.generations.get(&host.name).is_none_or(|g| host.generation > *g)
+            || began.elapsed() > SETTLED;
+        if risen && host.observed_generation >= host.generation {
+            return Ok(());
+        }
+        if began.elapsed() >= limit {
+            let text =
+                format!("the host has not taken it up after {}s; it is {}", limit.as_secs(), words::link(host.link));
+            return Err(Failure::new(Exit::Timeout, text).hint("it takes it up when it is back"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Waits, with a line on standard error for every change.
 pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: Before, limit: Duration) -> Outcome {
     let began = Instant::now();

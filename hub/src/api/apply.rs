@@ -5,13 +5,15 @@
 use super::{Api, ApiError, Caller, Role, Violation, guests, names};
 use crate::store::changes::{Changed, Changes, NewFlowSet, NewInstance};
 use redforge_shared::{
+    desired::MAX_DEVELOPER_S,
     flows::{self, Flows, unpack},
     ids::{Digest, HostId, Name},
-    manifest::{FlowSetManifest, FlowSource, InstanceManifest, Kind, Manifest, parse},
+    manifest::{FlowSetManifest, FlowSource, InstanceManifest, InstanceSpec, Kind, Manifest, parse},
     wire::pb,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
+use time::{Duration, OffsetDateTime};
 
 /// Most bytes of all instance specs of a host: the rendered document (256 KiB at most) must hold them.
 const MAX_HOST_SPEC_BYTES: usize = 224 * 1024;
@@ -60,6 +62,11 @@ impl Api {
         }
         for (index, manifest) in manifests.iter().enumerate() {
             let Manifest::Instance(instance) = manifest else { continue };
+            if let Some(problem) = too_long(&instance.spec, self.clock.now()) {
+                let path = "spec.nodeRed.developer.until";
+                record(&mut done, &mut violations, index, manifest, Err((path, problem)));
+                continue;
+            }
             let coming = instance.spec.flow_set().is_some_and(|set| staged.contains_key(set));
             let result = put_instance(&mut changes, instance, coming).await?;
             if let Ok((host, ..)) = result {
@@ -129,6 +136,13 @@ async fn cannot_share(
         violations.extend(guests::merge(changes, host, &name).await?);
     }
     Ok(violations)
+}
+
+/// An editor that is open for ever is no developer mode.
+fn too_long(spec: &InstanceSpec, now: OffsetDateTime) -> Option<String> {
+    let until = spec.node_red.as_ref()?.developer.as_ref()?.until;
+    let most = Duration::seconds(MAX_DEVELOPER_S);
+    (until - now > most).then(|| format!("is more than {} days ahead", most.whole_days()))
 }
 
 fn record(

@@ -29,6 +29,11 @@ pub(super) fn problems(host: &Name, specs: &[(&str, InstanceSpec)]) -> Vec<Viola
                     "edits at {runtime} are adopted, and nobody could tell whose they are: take drift enforce or report"
                 )
             }
+            Some(s) if s.node_red.as_ref().is_some_and(|n| n.developer.is_some()) => {
+                format!(
+                    "{runtime} is in developer mode, and nobody could tell whose flows are edited: close its editor first"
+                )
+            }
             Some(_) => continue,
         };
         found.push(Violation { field: format!("hosts/{host}/instances/{name} spec.nodeRed.runtime"), problem });
@@ -92,6 +97,7 @@ mod tests {
             ("main", spec(json!({}))),
             ("many", spec(json!({"replicas": 2}))),
             ("edited", spec(json!({"nodeRed": {"drift": "adopt"}}))),
+            ("open", spec(json!({"nodeRed": {"developer": {"until": "2026-11-24T00:00:00Z"}}}))),
             ("a", in_runtime("main")),
             ("b", in_runtime("nobody")),
             ("c", in_runtime("broker")),
@@ -99,6 +105,7 @@ mod tests {
             ("e", in_runtime("many")),
             ("f", in_runtime("edited")),
             ("g", in_runtime("g")),
+            ("h", in_runtime("open")),
         ];
         let told: Vec<_> = problems(&"h".parse().expect("a name"), &specs)
             .into_iter()

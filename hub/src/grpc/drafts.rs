@@ -57,7 +57,7 @@ impl pb::drafts_server::Drafts for Service {
             )));
         }
         let editable = self.store.editable(peer.id, &instance, base).await.map_err(|e| store_status(&e))?;
-        let adopts = editable.filter(|e| e.drift.as_deref() == Some("adopt"));
+        let adopts = editable.filter(|e| e.developed || e.drift.as_deref() == Some("adopt"));
         let (Some(name), Some(base_revision)) =
             adopts.map_or((None, None), |e| (e.flow_set.and_then(|n| n.parse::<Name>().ok()), e.base_revision))
         else {

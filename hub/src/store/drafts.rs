@@ -33,6 +33,8 @@ pub struct DraftRow {
 pub struct Editable {
     pub flow_set: Option<String>,
     pub drift: Option<String>,
+    /// Was it ever in developer mode? What was edited then may come when that is over.
+    pub developed: bool,
     /// The revision that was edited, if it is one of this flow set.
     pub base_revision: Option<i64>,
 }
@@ -42,6 +44,8 @@ impl Store {
     pub async fn editable(&self, host: HostId, name: &Name, base: Digest) -> Result<Option<Editable>, StoreError> {
         sqlx::query_as(
             "SELECT i.spec -> 'nodeRed' ->> 'flowSet' AS flow_set, i.spec -> 'nodeRed' ->> 'drift' AS drift, \
+             EXISTS (SELECT 1 FROM instance_revision r WHERE r.host_id = i.host_id AND r.name = i.name \
+             AND r.spec -> 'nodeRed' -> 'developer' IS NOT NULL) AS developed, \
              (SELECT max(f.revision) FROM flow_set f WHERE f.name = i.spec -> 'nodeRed' ->> 'flowSet' AND f.digest = $3) \
              AS base_revision FROM instance i WHERE i.host_id = $1 AND i.name = $2",
         )

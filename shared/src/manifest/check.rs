@@ -114,6 +114,12 @@ fn spec(spec: &InstanceSpec, found: &mut Problems) {
             say(found, format!("spec.nodeRed.reads[{i}]"), problem);
         }
     }
+    let replicated = spec.replicas.is_some_and(|n| n > 1) || spec.autoscale.is_some();
+    if replicated && spec.node_red.as_ref().is_some_and(|n| n.developer.is_some()) {
+        let problem =
+            "several containers have no one editor: set replicas to 1, and leave autoscale out, while it is open";
+        say(found, "spec.nodeRed.developer", problem.into());
+    }
     if let Some(container) = &spec.container {
         command(&container.command, found);
     }

@@ -58,6 +58,7 @@ impl InstanceSpec {
                     tika: section.tika,
                     reads: section.reads,
                     drift: section.drift,
+                    developer: section.developer,
                 })
             }
             Kind::Mosquitto => {

@@ -1,11 +1,15 @@
 //! What the gateway answers: who asks, what they hand in, and 202 once it is committed. A refusal names the field and is
 //! counted; what cannot be taken now is answered 429 or 503 with a time to come back, and nothing of it was taken.
-use super::super::{
-    Tools,
-    payload::{self, TOPIC, Unreadable},
+use super::{
+    super::{
+        Tools,
+        payload::{self, TOPIC, Unreadable},
+    },
+    editor,
 };
 use crate::{
     db::outbox::{Appended, OutboxError},
+    editor::Desk,
     privacy::{Refusal, Released},
     runtime::IngestDoor,
 };
@@ -39,13 +43,14 @@ const SOON_S: u32 = 1;
 const STARTING_S: u32 = 2;
 const FULL_S: u32 = 5;
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// What answers one request needs.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     door: watch::Receiver<Option<IngestDoor>>,
     tools: watch::Receiver<Option<Tools>>,
+    pub(super) desk: Desk,
     bodies: Arc<Semaphore>,
 }
 
@@ -61,11 +66,11 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), index: None, field: None, retry_after_s: None }
     }
 
-    fn later(status: StatusCode, detail: impl Into<String>, after_s: u32) -> Self {
+    pub(super) fn later(status: StatusCode, detail: impl Into<String>, after_s: u32) -> Self {
         Self { retry_after_s: Some(after_s), ..Self::new(status, detail) }
     }
 
@@ -101,7 +106,7 @@ impl Problem {
     }
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: &Value) -> Answer {
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: &Value) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body.to_string())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -118,11 +123,18 @@ pub(super) enum Form {
 }
 
 impl Door {
-    pub(super) fn new(door: watch::Receiver<Option<IngestDoor>>, tools: watch::Receiver<Option<Tools>>) -> Self {
-        Self { door, tools, bodies: Arc::new(Semaphore::new(BODIES_BYTES)) }
+    pub(super) fn new(
+        door: watch::Receiver<Option<IngestDoor>>,
+        tools: watch::Receiver<Option<Tools>>,
+        desk: Desk,
+    ) -> Self {
+        Self { door, tools, desk, bodies: Arc::new(Semaphore::new(BODIES_BYTES)) }
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if let Some(question) = editor::question(request.uri().path()) {
+            return self.editor(question, request).await.unwrap_or_else(Problem::answer);
+        }
         match self.take(request).await {
             Ok((new, repeats)) => {
                 answer(StatusCode::ACCEPTED, "application/json", &json!({"accepted": new, "repeats": repeats}))
@@ -159,7 +171,7 @@ impl Door {
     }
 
     /// Whose token it is.
-    fn who(&self, header: Option<&HeaderValue>) -> Result<Name, Problem> {
+    pub(super) fn who(&self, header: Option<&HeaderValue>) -> Result<Name, Problem> {
         let denied = || {
             Problem::new(
                 StatusCode::UNAUTHORIZED,

@@ -2,14 +2,18 @@
 use super::*;
 use crate::{
     collect::payload,
-    db::outbox::{Limits, Outbox},
+    db::{
+        ledger::Ledger,
+        outbox::{Limits, Outbox},
+    },
     privacy::Gate,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use redforge_shared::{
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
+    desired::{DesiredState, Developer, InstanceSpec, NodeRed, Workload, user_of},
     ids::Digest,
     policy::Policy,
     record::{MAX_RECORD_BYTES, RecordClass},
@@ -27,6 +31,7 @@ struct Gateway {
     trouble: watch::Receiver<Option<String>>,
     tasks: Tasks,
     outbox: Outbox,
+    ledger: Ledger,
     _dir: tempfile::TempDir,
 }
 
@@ -52,10 +57,12 @@ impl Gateway {
         let (tools_out, tools_in) = watch::channel(Some(tools));
         let (trouble_out, trouble) = watch::channel(None);
         let tasks = Tasks::new();
-        let deps = Deps { door: door_in, tools: tools_in, trouble: trouble_out, port: 17_462 };
+        let ledger = Ledger::open(&dir.path().join("ledger.db")).await.expect("opens");
+        let desk = Desk::new(ledger.clone(), std::sync::Arc::new(SystemClock));
+        let deps = Deps { door: door_in, tools: tools_in, desk, trouble: trouble_out, port: 17_462 };
         tasks.spawn("gateway", run(deps, tasks.clone()));
         let url = format!("http://{addr}:17462");
-        Self { url, door: door_out, tools: tools_out, trouble, tasks, outbox, _dir: dir }
+        Self { url, door: door_out, tools: tools_out, trouble, tasks, outbox, ledger, _dir: dir }
     }
 
     async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value, String) {
@@ -103,6 +110,60 @@ impl Gateway {
 
 fn event(key: &str) -> String {
     json!({"key": key, "name": "cycle", "payload": {"part": key}}).to_string()
+}
+
+/// The desired state of a host whose instance `flows` is in developer mode.
+async fn develop(ledger: &Ledger, generation: u64, developer: Option<Developer>) {
+    let workload = Workload::NodeRed(NodeRed { developer, ..NodeRed::default() });
+    let state = DesiredState {
+        schema: 1,
+        host: redforge_shared::ids::HostId(uuid::Uuid::from_u128(1)),
+        host_name: "press-1".parse().expect("a name"),
+        site: "plant".parse().expect("a name"),
+        policy: Policy::Open,
+        instances: vec![InstanceSpec::bare("flows".parse().expect("a name"), "node-red:1", workload)],
+    };
+    let document = state.canonical().expect("small");
+    ledger.accept(generation, document.bytes.into(), document.sha256).await.expect("accepted");
+}
+
+#[tokio::test]
+async fn a_runtime_is_told_who_may_use_its_editor_and_a_password_is_good_once() {
+    let gateway = Gateway::start("127.94.9.9", Limits::default()).await;
+    let (login, stay) = ("/v1/editor/login", "/v1/editor/stay");
+    let hash = Digest::of(b"right");
+    let user = user_of(hash);
+    let asked = |password: &str| json!({"user": user, "password": password}).to_string();
+    assert_eq!(gateway.post(login, &asked("right")).await.0, 403, "before the first desired state");
+    let open = Developer { until: SystemClock.now() + Duration::from_secs(600), password_sha256: Some(hash) };
+    develop(&gateway.ledger, 1, Some(open.clone())).await;
+    assert_eq!(gateway.post(stay, &asked("")).await.0, 403, "nobody has logged in");
+    let (status, said) = gateway.post(login, &asked("wrong")).await;
+    assert_eq!((status, said["detail"].as_str().expect("why").contains("another password")), (403, true), "{said}");
+    // Two at once: one of them is the one.
+    let (right, twice) = (asked("right"), asked("right"));
+    let (a, b) = tokio::join!(gateway.post(login, &right), gateway.post(login, &twice));
+    let mut both = [a.0, b.0];
+    both.sort_unstable();
+    assert_eq!(both, [200, 403]);
+    assert_eq!(gateway.post(login, &asked("right")).await.0, 403, "it was used");
+    let (status, said) = gateway.post(stay, &asked("")).await;
+    let until_ms = i64::try_from(open.until.unix_timestamp_nanos() / 1_000_000).expect("near");
+    assert_eq!((status, said), (200, json!({"until_ms": until_ms})));
+    // Nobody else's token, no other way of asking.
+    let (status, ..) = gateway.ask(Method::POST, stay, &[("authorization", "Bearer other")], &asked("")).await;
+    assert_eq!(status, 401);
+    assert_eq!(gateway.post(stay, "[]").await.0, 400);
+    assert_eq!(gateway.post(login, &asked(&"x".repeat(8 << 10))).await.0, 400);
+    let token = format!("Bearer {TOKEN}");
+    let (status, ..) = gateway.ask(Method::GET, stay, &[("authorization", &token)], "").await;
+    assert_eq!(status, 405);
+    // Closed by the operator, and over by itself.
+    develop(&gateway.ledger, 2, None).await;
+    assert_eq!(gateway.post(stay, &asked("")).await.0, 403);
+    let over = Developer { until: SystemClock.now() - Duration::from_secs(1), ..open };
+    develop(&gateway.ledger, 3, Some(over)).await;
+    assert_eq!(gateway.post(stay, &asked("")).await.0, 403);
 }
 
 #[tokio::test]

@@ -23,6 +23,37 @@ fn document(site: &str) -> (Bytes, Digest) {
 }
 
 #[tokio::test]
+async fn edited_flows_are_kept_until_they_are_dropped_and_over_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    let draft = |content: u8| KeptDraft {
+        instance: "flows".parse().expect("a name"),
+        base: Digest([1; 32]),
+        content: Digest([content; 32]),
+        tar: vec![content; 10].into(),
+    };
+    let ledger = Ledger::open(&path).await.expect("opens");
+    let mut hint = ledger.subscribe_kept();
+    hint.mark_unchanged();
+    ledger.keep_draft(draft(1), None).await.expect("kept");
+    assert!(hint.has_changed().expect("open"));
+    // The next edit of the same developer mode takes the place of the one before.
+    ledger.keep_draft(draft(2), Some(Digest([1; 32]))).await.expect("kept");
+    assert_eq!(ledger.kept_drafts().await.expect("reads"), [draft(2)]);
+    for content in 3..9 {
+        ledger.keep_draft(draft(content), None).await.expect("kept");
+    }
+    drop(ledger);
+    let ledger = Ledger::open(&path).await.expect("opens");
+    let left: Vec<_> = (4..9).map(draft).collect();
+    assert_eq!(ledger.kept_drafts().await.expect("reads"), left, "the oldest made room");
+    let name = draft(4).instance;
+    ledger.drop_kept_draft(&name, Digest::of(&draft(4).tar)).await.expect("dropped");
+    ledger.drop_kept_draft(&name, Digest([9; 32])).await.expect("nothing to drop");
+    assert_eq!(ledger.kept_drafts().await.expect("reads"), left[1..]);
+}
+
+#[tokio::test]
 async fn a_newer_generation_is_kept_across_a_reopen_and_an_older_one_is_not_taken() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("ledger.db");
