@@ -21,6 +21,7 @@ use futures_util::{StreamExt, stream::BoxStream};
 use jobs::Jobs;
 use knock::Doors;
 use memory::Remembered;
+use modules::ModulesSeen;
 use observe::{AppSeen, FlowSets};
 use probes::Probes;
 use redforge_shared::{
@@ -59,6 +60,7 @@ mod fold;
 mod jobs;
 mod knock;
 mod memory;
+mod modules;
 mod observe;
 pub mod plan;
 pub mod preflight;
@@ -118,6 +120,7 @@ pub struct Reconciler {
     memory: Option<Remembered>,
     secrets: Secrets,
     flow_sets: FlowSets,
+    modules: ModulesSeen,
     jobs: Jobs,
     trials: Trials,
     /// When something ends by itself that a pass has to see.
@@ -195,6 +198,7 @@ impl Reconciler {
             memory: None,
             secrets: Secrets::new(),
             flow_sets: FlowSets::new(),
+            modules: ModulesSeen::new(jobs.done()),
             probes: Probes::new(jobs.done()),
             jobs,
             trials: Trials::default(),
@@ -372,6 +376,7 @@ impl Reconciler {
             rendered: &view.rendered,
             secrets: &self.secrets,
             flow_sets: &self.flow_sets,
+            blobs: &self.deps.blobs,
             addresses: &addresses,
             subnets: &subnets,
             deadlines: &self.deps.deadlines,
@@ -383,7 +388,7 @@ impl Reconciler {
         self.remember_failures(&view, &faults, memory).await?;
         let changed = self.report(&view, &actual, &faults, memory).await?;
         self.note_given(&view, memory).await?;
-        self.publish_edited(&view);
+        self.publish_edited(&view).await;
         self.end_trials(&view, &ready, &faults, memory).await?;
         self.clean_up(&view, memory).await?;
         self.wake = self.next_look(&view, memory);
@@ -429,6 +434,7 @@ impl Reconciler {
                 desired: state,
                 secrets: &self.secrets,
                 given: &given,
+                flow_set: spec.flow_set().and_then(|d| self.flow_sets.get(&d)).map(|s| &**s),
                 site_nonce,
                 gateway_port: self.deps.gateway_port,
             };
@@ -442,7 +448,8 @@ impl Reconciler {
         let counts = self.counts(state, memory);
         let around = (&counts, self.deps.capacity);
         let desired = reduce::desired(&self.names, &chosen, &site, (&rendered, &unmet), &waits, around);
-        let apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
+        let mut apps = observe::apps(&*self.deps.runtime, state, &seen, &self.secrets, &self.flow_sets).await;
+        self.modules.note(&self.deps.runtime, (state, &self.flow_sets), &seen, &mut apps);
         let given = memory.for_plan().deployed;
         Ok(View { accepted, chosen, site, seen, rendered, unmet, apps, desired, homes, counts, given })
     }

@@ -461,6 +461,8 @@ pub trait Runtime: Send + Sync {
     fn cpu_time_ns<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<u64>>;
     /// The regular files of one folder of a container, by name; at most 4 MiB together.
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>>;
+    /// Digests of the regular files below a folder of a container, by their path in it.
+    fn digest_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Digest>>>;
     /// The image if it is on the host.
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
     /// The image; fetched from its registry when it is not on the host. The meter is told how far that is.

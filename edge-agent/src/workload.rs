@@ -5,6 +5,7 @@
 use crate::runtime::{ContainerSpec, File, ImageSeen, MountSpec, SecretVar, names::Names};
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, NodeRed, Workload},
+    flows::FlowSet,
     ids::{Digest, Name},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub struct Rendered {
     pub config: Option<Files>,
     /// Are the rendered files read back at every pass?
     pub config_is_watched: bool,
+    /// The volume of the modules that come with its flow set, and the hash of their files.
+    pub modules: Option<(String, Digest)>,
     pub live: Option<Files>,
     /// Names of the volumes that hold data.
     pub data: BTreeSet<String>,
@@ -113,6 +116,8 @@ impl Rendered {
 /// Why an instance cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unmet {
+    /// Its flow set has not arrived; which modules the container needs is written there.
+    FlowSet(Digest),
     /// It needs instances that the host is not meant to run.
     Instance(Vec<String>),
     /// The site has not given these secrets.
@@ -128,6 +133,8 @@ pub struct Surroundings<'a> {
     pub desired: &'a DesiredState,
     pub secrets: &'a Secrets,
     pub given: &'a Given,
+    /// The instance's flow set, if it has arrived.
+    pub flow_set: Option<&'a FlowSet>,
     /// Restart nonce given at the site.
     pub site_nonce: &'a str,
     /// Where the agent takes records on the internal bridge.
@@ -218,6 +225,7 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
         },
         config: None,
         config_is_watched: false,
+        modules: None,
         live: None,
         data,
         own: BTreeSet::new(),
@@ -237,6 +245,9 @@ pub fn render(spec: &InstanceSpec, image: &ImageSeen, around: Surroundings<'_>) 
     }
     for files in rendered.config.iter().chain(&rendered.live) {
         mounts.push(MountSpec { volume: files.volume.clone(), path: files.path.clone(), read_only: true });
+    }
+    if let Some((volume, _)) = &rendered.modules {
+        mounts.push(MountSpec { volume: volume.clone(), path: node_red::MODULES_PATH.into(), read_only: true });
     }
     // What the image declares as a volume would become a volume without a name, lost with its container.
     for path in &image.volumes {

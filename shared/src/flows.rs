@@ -1,9 +1,10 @@
 //! Node-RED flow files and flow sets: parse, strip credentials, hash, pack and unpack.
 //!
-//! A flow set is a deterministic tar of `flowset.json` and `flows.json`; its digest is the SHA-256 of the tar. Flow files
-//! come from editors and from the network: everything is bounded and refused by name. Deliberately absent: Node-RED's own
-//! `rev` (opaque to us) and talking to a runtime (the agent's `workload/node_red` does).
+//! A flow set is a deterministic tar of `flowset.json`, `flows.json` and `modules/*.tgz`; its digest is the SHA-256 of the
+//! tar. Flow files come from editors and from the network: everything is bounded and refused by name. Deliberately absent:
+//! Node-RED's own `rev` (opaque to us) and talking to a runtime (the agent's `workload/node_red` does).
 use crate::ids::Digest;
+use modules::{InvalidModule, Module, ModuleFile};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 pub mod diff;
 pub mod merge;
+pub mod modules;
 
 /// Largest flow set in bytes.
 pub const MAX_FLOW_SET_BYTES: usize = 16 << 20;
@@ -34,6 +36,9 @@ pub struct FlowSetManifest {
     pub node_count: u32,
     /// Credential fields that were left out, as `name (id): field`.
     pub credential_names: Vec<String>,
+    /// Node modules that come with the flows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<Module>,
 }
 
 /// A flow set that was unpacked and checked.
@@ -43,6 +48,20 @@ pub struct FlowSet {
     pub flows: Flows,
     /// Identity of the flows' content.
     pub hash: Digest,
+    /// Files of its modules below `node_modules`, by path.
+    pub module_files: BTreeMap<String, Digest>,
+}
+
+impl FlowSet {
+    /// Identity of the modules' files; none where there is no module.
+    pub fn modules_hash(&self) -> Option<Digest> {
+        (!self.module_files.is_empty()).then(|| files_hash(&self.module_files))
+    }
+}
+
+/// Identity of files by path and content.
+pub fn files_hash(files: &BTreeMap<String, Digest>) -> Digest {
+    Digest::of(&serde_json_canonicalizer::to_vec(files).expect("paths and digests can be written as JSON"))
 }
 
 /// Why a flow file or flow set is refused.
@@ -66,6 +85,10 @@ pub enum InvalidFlows {
     MissingEntry(&'static str),
     #[error("flowset.json is not understood: {0}")]
     Manifest(String),
+    #[error(transparent)]
+    Module(#[from] InvalidModule),
+    #[error("flowset.json does not list the module in '{0}' as it is")]
+    OtherModule(String),
     #[error("the flow set's digest is {actual}, expected {expected}")]
     DigestMismatch { expected: Digest, actual: Digest },
 }
@@ -134,6 +157,13 @@ impl Flows {
         self.types().filter(|t| !own(t)).map(str::to_owned).collect()
     }
 
+    /// Modules that an editor of 4.1 or later notes as used by the flows, by name.
+    pub fn modules_named(&self) -> BTreeSet<String> {
+        let notes = self.nodes.iter().filter(|n| n.get("type").and_then(Value::as_str) == Some("global-config"));
+        let named = notes.filter_map(|n| n.get("modules").and_then(Value::as_object));
+        named.flat_map(|modules| modules.keys().cloned()).collect()
+    }
+
     fn types(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().filter_map(|n| n.get("type").and_then(Value::as_str))
     }
@@ -154,14 +184,52 @@ impl Flows {
 
 /// Packs flows into a flow set: the same flows give the same bytes on every machine.
 pub fn pack(flows: &Flows, credential_names: &[String]) -> Vec<u8> {
+    write(flows, credential_names, &BTreeMap::new(), vec![])
+}
+
+/// Packs flows with the modules that they need, as tarballs of `npm pack` by what errors call them.
+pub fn pack_with(
+    flows: &Flows,
+    credential_names: &[String],
+    tarballs: &[(String, Vec<u8>)],
+) -> Result<Vec<u8>, InvalidFlows> {
+    let listed = modules::read_all(tarballs.iter().map(|(n, b)| (n.as_str(), b.as_slice())), drop)?;
+    let entries = listed.iter().zip(tarballs).map(|(m, (_, tgz))| (m.entry(), tgz.clone())).collect();
+    let mut listed = listed;
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(write(flows, credential_names, &entries, listed))
+}
+
+/// The tarballs of a flow set's modules, as [`pack_with`] takes them.
+pub fn tarballs(tar: &[u8]) -> Result<Vec<(String, Vec<u8>)>, InvalidFlows> {
+    Ok(entries(tar)?.into_iter().filter(|(name, _)| name.starts_with(modules::FOLDER)).collect())
+}
+
+/// The same flow set with other flows.
+pub fn repack(tar: &[u8], flows: &Flows) -> Result<Vec<u8>, InvalidFlows> {
+    let mut entries = entries(tar)?;
+    let manifest = manifest(&entries)?;
+    entries.retain(|name, _| name.starts_with(modules::FOLDER));
+    Ok(write(flows, &manifest.credential_names, &entries, manifest.modules))
+}
+
+fn write(
+    flows: &Flows,
+    credential_names: &[String],
+    tarballs: &BTreeMap<String, Vec<u8>>,
+    modules: Vec<Module>,
+) -> Vec<u8> {
     let manifest = FlowSetManifest {
         schema: 1,
         node_count: flows.nodes.len() as u32,
         credential_names: credential_names.to_vec(),
+        modules,
     };
     let manifest = serde_json_canonicalizer::to_vec(&manifest).expect("a manifest can be written as JSON");
+    let canonical = flows.canonical();
     let mut tar = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("flowset.json", manifest), ("flows.json", flows.canonical())] {
+    let first = [("flowset.json", &manifest), ("flows.json", &canonical)];
+    for (name, bytes) in first.into_iter().chain(tarballs.iter().map(|(n, b)| (n.as_str(), b))) {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -179,7 +247,8 @@ pub fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, InvalidFlows> 
     for entry in tar::Archive::new(bytes).entries().map_err(tar_error)? {
         let mut entry = entry.map_err(tar_error)?;
         let name = entry.path().map_err(tar_error)?.to_string_lossy().into_owned();
-        if !matches!(name.as_str(), "flowset.json" | "flows.json") || entries.contains_key(&name) {
+        let module = name.strip_prefix(modules::FOLDER).is_some_and(|n| n.ends_with(".tgz") && !n.contains('/'));
+        if !module && !matches!(name.as_str(), "flowset.json" | "flows.json") || entries.contains_key(&name) {
             return Err(InvalidFlows::UnexpectedEntry(name.chars().take(80).collect()));
         }
         // Bounded by the archive's own bytes: a sparse or lying header cannot make it longer.
@@ -188,6 +257,35 @@ pub fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, InvalidFlows> 
         entries.insert(name, content);
     }
     Ok(entries)
+}
+
+fn manifest(entries: &BTreeMap<String, Vec<u8>>) -> Result<FlowSetManifest, InvalidFlows> {
+    let manifest = entries.get("flowset.json").ok_or(InvalidFlows::MissingEntry("flowset.json"))?;
+    let manifest: FlowSetManifest =
+        serde_json::from_slice(manifest).map_err(|e| InvalidFlows::Manifest(e.to_string()))?;
+    if manifest.schema != 1 {
+        return Err(InvalidFlows::Manifest(format!("schema {} is not 1", manifest.schema)));
+    }
+    Ok(manifest)
+}
+
+/// Reads the modules of a flow set; they must be those that the manifest lists.
+fn read_modules(
+    entries: &BTreeMap<String, Vec<u8>>,
+    listed: &[Module],
+    each: impl FnMut(ModuleFile),
+) -> Result<(), InvalidFlows> {
+    let tarballs = entries.iter().filter(|(name, _)| name.starts_with(modules::FOLDER));
+    let tarballs: Vec<_> = tarballs.map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let found = modules::read_all(tarballs.iter().copied(), each)?;
+    let other = found.iter().zip(&tarballs).find(|(m, (name, _))| m.entry() != *name || !listed.contains(m));
+    if let Some((_, (name, _))) = other {
+        return Err(InvalidFlows::OtherModule(name.chars().take(80).collect()));
+    }
+    match listed.iter().find(|m| !found.contains(m)) {
+        Some(missing) => Err(InvalidFlows::OtherModule(missing.entry().chars().take(80).collect())),
+        None => Ok(()),
+    }
 }
 
 /// Reads a flow set, checking its digest when one is expected.
@@ -202,18 +300,27 @@ pub fn unpack(bytes: &[u8], expected: Option<Digest>) -> Result<FlowSet, Invalid
         }
     }
     let entries = entries(bytes)?;
-    let manifest = entries.get("flowset.json").ok_or(InvalidFlows::MissingEntry("flowset.json"))?;
-    let manifest: FlowSetManifest =
-        serde_json::from_slice(manifest).map_err(|e| InvalidFlows::Manifest(e.to_string()))?;
-    if manifest.schema != 1 {
-        return Err(InvalidFlows::Manifest(format!("schema {} is not 1", manifest.schema)));
-    }
+    let manifest = manifest(&entries)?;
     let (flows, inline) = Flows::parse(entries.get("flows.json").ok_or(InvalidFlows::MissingEntry("flows.json"))?)?;
     if let Some(first) = inline.first() {
         return Err(InvalidFlows::Manifest(format!("flows.json holds credentials: {first}")));
     }
+    let mut module_files = BTreeMap::new();
+    let digest = |f: ModuleFile| {
+        module_files.insert(f.path, Digest::of(&f.bytes));
+    };
+    read_modules(&entries, &manifest.modules, digest)?;
     let hash = flows.hash();
-    Ok(FlowSet { manifest, flows, hash })
+    Ok(FlowSet { manifest, flows, hash, module_files })
+}
+
+/// The files of a flow set's modules.
+pub fn unpack_modules(bytes: &[u8]) -> Result<Vec<ModuleFile>, InvalidFlows> {
+    let entries = entries(bytes)?;
+    let manifest = manifest(&entries)?;
+    let mut files = Vec::new();
+    read_modules(&entries, &manifest.modules, |f| files.push(f))?;
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -242,6 +349,50 @@ mod tests {
         assert_eq!(tar, pack(&flows, &names));
         let back = unpack(&tar, Some(Digest::of(&tar))).expect("own flow set");
         assert_eq!((back.manifest.node_count, back.hash, back.flows), (3, flows.hash(), flows));
+    }
+
+    /// A tarball as `npm pack` makes it, with nothing but its package.json.
+    fn module(name: &str, version: &str) -> (String, Vec<u8>) {
+        let json = serde_json::json!({"name": name, "version": version}).to_string();
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
+        let mut header = tar::Header::new_ustar();
+        header.set_size(json.len() as u64);
+        header.set_cksum();
+        tar.append_data(&mut header, "package/package.json", json.as_bytes()).expect("memory");
+        (format!("{name}.tgz"), tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("memory"))
+    }
+
+    #[test]
+    fn a_flow_set_carries_its_modules_and_only_those_that_it_lists() {
+        let (flows, _) = Flows::parse(export()).expect("a plain export");
+        let modules = [module("node-red-contrib-b", "2.0.0"), module("@site/a", "1.0.0")];
+        let tar = pack_with(&flows, &[], &modules).expect("good modules");
+        let turned: Vec<_> = modules.iter().rev().cloned().collect();
+        assert_eq!(tar, pack_with(&flows, &[], &turned).expect("good modules"), "their order is of no meaning");
+        let set = unpack(&tar, None).expect("own flow set");
+        let paths: Vec<_> = set.module_files.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["@site/a/package.json", "node-red-contrib-b/package.json"]);
+        assert!(
+            set.modules_hash().is_some() && unpack(&pack(&flows, &[]), None).expect("own").modules_hash().is_none()
+        );
+        assert_eq!(unpack_modules(&tar).expect("own flow set").len(), 2);
+
+        let (other, _) = Flows::parse(br#"[{"id":"t","type":"tab"}]"#).expect("flows");
+        let edited = unpack(&repack(&tar, &other).expect("own flow set"), None).expect("own flow set");
+        assert_eq!((&edited.flows, edited.modules_hash()), (&other, set.modules_hash()));
+
+        // A module that is not listed, one that is listed and missing, and one that is another than the listed.
+        let entries: BTreeMap<_, _> =
+            modules.iter().map(|(_, tgz)| ("modules/x.tgz".to_owned(), tgz.clone())).collect();
+        let refused = |tar: Vec<u8>| unpack(&tar, None).expect_err("must be refused").to_string();
+        assert!(refused(write(&flows, &[], &entries, vec![])).contains("modules/x.tgz"));
+        let listed = set.manifest.modules.clone();
+        assert!(refused(write(&flows, &[], &BTreeMap::new(), listed.clone())).contains("does not list"));
+        let mut entries = BTreeMap::from([(listed[1].entry(), module("node-red-contrib-b", "2.0.0").1)]);
+        entries.insert(listed[0].entry(), module("@site/a", "1.0.1").1);
+        assert!(refused(write(&flows, &[], &entries, listed)).contains("does not list"));
+        let deeper = BTreeMap::from([("modules/a/x.tgz".to_owned(), vec![])]);
+        assert!(refused(write(&flows, &[], &deeper, vec![])).contains("is not expected"));
     }
 
     #[test]

@@ -297,6 +297,7 @@ pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
         return match fault {
             ReconcileError::Deploy(e) if e.is_refusal() => Some((Reason::DeployRefused, vec![])),
             ReconcileError::Late(_) => Some((Reason::DeadlineExceeded, vec![])),
+            ReconcileError::MissingTypes(types) => Some((Reason::MissingTypes, types.clone())),
             _ => None,
         };
     };
@@ -322,6 +323,10 @@ fn unmet(g: &Glance<'_>) -> Verdict {
         Some(Unmet::Secret(names)) => {
             let health = if g.container.is_some_and(serves) { Health::Degraded } else { Health::Error };
             Verdict(phase, health, Sync::OutOfDate, Some(Reason::SecretMissing), names.clone())
+        }
+        Some(Unmet::FlowSet(digest)) => {
+            let health = if g.container.is_some_and(serves) { Health::Healthy } else { Health::Unknown };
+            Verdict(phase, health, Sync::Updating, Some(Reason::BlobMissing), vec![digest.to_string()])
         }
         Some(Unmet::Spec(path)) => {
             Verdict(phase, Health::Error, Sync::Failed, Some(Reason::SpecRefused), vec![path.clone()])

@@ -12,7 +12,7 @@ use super::{
 use crate::{privacy::RawDraft, workload::node_red::NodeRedSeen};
 use redforge_shared::{
     desired::{Drift, InstanceSpec},
-    flows::{self, FlowSet},
+    flows,
     ids::Digest,
 };
 
@@ -35,13 +35,12 @@ impl Reconciler {
     }
 
     /// Offers the flows that were edited where the spec says that edits are adopted.
-    pub(super) fn publish_edited(&self, view: &View) {
+    pub(super) async fn publish_edited(&self, view: &View) {
         let before = self.edited.borrow().clone();
         let mut drafts = Vec::new();
         for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
             let Some(c) = principal(view, wanted).filter(|_| drift(spec) == Drift::Adopt) else { continue };
             let (Some(base), Some(AppSeen::NodeRed(seen))) = (wanted.flow_set, view.apps.get(&c.id)) else { continue };
-            let Some(set) = self.flow_sets.get(&base) else { continue };
             if !was_given(&view.given, c, base, &view.homes) {
                 continue;
             }
@@ -49,7 +48,11 @@ impl Reconciler {
             let same = |d: &&RawDraft| d.instance == spec.name && d.base == base && Some(d.content) == content;
             match before.iter().find(same) {
                 Some(known) => drafts.push(known.clone()),
-                None => drafts.extend(content.and_then(|content| draft(spec, (base, set), content, seen))),
+                None => {
+                    let path = self.deps.blobs.join("sha256").join(base.hex());
+                    let (Some(content), Ok(tar)) = (content, tokio::fs::read(path).await) else { continue };
+                    drafts.extend(draft(spec, (base, &tar), content, seen));
+                }
             }
         }
         self.edited.send_if_modified(|d| std::mem::replace(d, drafts.clone()) != drafts);
@@ -57,14 +60,8 @@ impl Reconciler {
 }
 
 /// The flow set that the instance was given, with the flows that it has now.
-fn draft(
-    spec: &InstanceSpec,
-    (base, set): (Digest, &FlowSet),
-    content: Digest,
-    seen: &NodeRedSeen,
-) -> Option<RawDraft> {
-    let flows = seen.edited.as_ref()?;
+fn draft(spec: &InstanceSpec, (base, tar): (Digest, &[u8]), content: Digest, seen: &NodeRedSeen) -> Option<RawDraft> {
+    let tar = flows::repack(tar, seen.edited.as_ref()?).ok()?.into();
     tracing::info!(instance.name = %spec.name, flows.hash = %content, "flows were edited at the host: a draft goes up");
-    let tar = flows::pack(flows, &set.manifest.credential_names).into();
     Some(RawDraft { instance: spec.name.clone(), base, content, tar })
 }

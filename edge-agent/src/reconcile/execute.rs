@@ -20,11 +20,13 @@ use crate::{
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec, Model, Workload},
     error::Chain,
-    ids::Name,
+    flows::Flows,
+    ids::{Digest, Name},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
     sync::Arc,
 };
 
@@ -40,6 +42,8 @@ pub struct Deeds<'a> {
     pub rendered: &'a BTreeMap<Name, Rendered>,
     pub secrets: &'a Secrets,
     pub flow_sets: &'a FlowSets,
+    /// `blobs` of the state folder.
+    pub blobs: &'a Path,
     /// Of running containers, by id.
     pub addresses: &'a BTreeMap<String, IpAddr>,
     /// Subnets for the internal network, the best first.
@@ -103,6 +107,9 @@ impl Deeds<'_> {
                 let files = r.config.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
                 runtime.put_files(names, &r.container.image_id, volume, files).await
             }
+            Step::PutModules { instance, volume, flow_set } => {
+                return self.put_modules(instance, volume, *flow_set).await;
+            }
             Step::PutLive { instance, volume } => {
                 let r = self.rendered(instance)?;
                 let files = r.live.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
@@ -129,6 +136,7 @@ impl Deeds<'_> {
             Step::DeployFlows { instance, id, home, digest, full, credentials } => {
                 let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+                self.has_types_of(instance, (address, &token), (*digest, &flows.flows)).await?;
                 let deployed = node_red::deploy(address, &token, &flows.flows, (*full, *credentials)).await;
                 let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
                 let given = Given { digest: *digest, rev };
@@ -161,6 +169,35 @@ impl Deeds<'_> {
         }
         self.runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
         self.memory.set_applied(self.ledger, instance, applied).await
+    }
+
+    /// Unpacks the modules of a flow set into their volume.
+    async fn put_modules(&self, instance: &Name, volume: &str, flow_set: Digest) -> Result<(), ReconcileError> {
+        let vanished = || ReconcileError::Vanished(instance.clone());
+        let path = self.blobs.join("sha256").join(flow_set.hex());
+        let tar = tokio::fs::read(&path).await.map_err(|_| vanished())?;
+        let unpacked = tokio::task::spawn_blocking(move || node_red::module_files(&tar)).await;
+        let files = unpacked.ok().and_then(Result::ok).ok_or_else(vanished)?;
+        let image = &self.rendered(instance)?.container.image_id;
+        self.runtime.put_files(self.names, image, volume, &files).await.map_err(ReconcileError::Runtime)
+    }
+
+    /// Flows with a type that the runtime does not know would stop those that it runs: where others have worked, they are
+    /// not given to it. With nothing to lose they are, and the runtime itself says what it lacks.
+    async fn has_types_of(
+        &self,
+        instance: &Name,
+        (address, token): (IpAddr, &str),
+        (digest, flows): (Digest, &Flows),
+    ) -> Result<(), ReconcileError> {
+        let others = self.memory.last_good.get(instance).and_then(|g| g.spec.flow_set()).is_some_and(|d| d != digest);
+        if !others {
+            return Ok(());
+        }
+        // It does not say: the deploy will tell.
+        let Ok(known) = node_red::types(address, token).await else { return Ok(()) };
+        let missing: Vec<_> = flows.node_types().into_iter().filter(|t| !known.contains(t)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(ReconcileError::MissingTypes(missing)) }
     }
 
     fn rendered(&self, instance: &Name) -> Result<&Rendered, ReconcileError> {

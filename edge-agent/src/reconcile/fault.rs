@@ -17,6 +17,8 @@ pub enum ReconcileError {
     Deploy(#[source] Box<HttpError>),
     #[error("the server did not take its settings")]
     Apply(#[source] RespError),
+    #[error("the runtime knows no node of type {}", .0.join(", "))]
+    MissingTypes(Vec<String>),
     #[error("instance '{0}' changed while the pass ran")]
     Vanished(Name),
     #[error("no subnet is configured")]
@@ -31,6 +33,7 @@ impl ReconcileError {
         match self {
             Self::Runtime(e) => !e.is_retryable(),
             Self::Deploy(e) => e.is_refusal(),
+            Self::MissingTypes(_) => true,
             Self::Ledger(_) | Self::Apply(_) | Self::Vanished(_) | Self::NoSubnet | Self::Late(_) => false,
         }
     }

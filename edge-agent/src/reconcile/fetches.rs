@@ -30,7 +30,10 @@ impl Reconciler {
                 continue;
             }
             let Ok(bytes) = tokio::fs::read(&path).await else { continue };
-            match flows::unpack(&bytes, Some(digest)) {
+            // Its modules are unpacked to be checked: that takes a while where there are many.
+            let read = tokio::task::spawn_blocking(move || flows::unpack(&bytes, Some(digest))).await;
+            let Ok(read) = read else { continue };
+            match read {
                 Ok(set) => drop(self.flow_sets.insert(digest, Arc::new(set))),
                 Err(e) => {
                     tracing::warn!(blob = %digest, error = %Chain(&e), "flow set is damaged, fetching it again");

@@ -4,7 +4,10 @@
 //! the plain data of [`model`], and `execute` carries the steps out without deciding anything. A step may fail; nothing is
 //! retried inside a pass, the next pass plans again from what is there then. An instance's steps stand together and in
 //! order: when one fails the rest of that instance waits for the next pass, the other instances go on.
-use redforge_shared::{desired::Drift, ids::Name};
+use redforge_shared::{
+    desired::Drift,
+    ids::{Digest, Name},
+};
 use std::collections::BTreeSet;
 
 pub mod model;
@@ -156,7 +159,7 @@ fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, budget: &mut Budg
         bring_up_one(wanted, shape, &own, (memory, actual), budget, steps);
     }
     for (name, volume) in &actual.volumes {
-        let old = volume.purpose == Purpose::Config && shape.config.as_ref() != Some(name);
+        let old = volume.purpose == Purpose::Config && !shape.volumes().any(|v| v == name);
         if old && volume.instance == wanted.name && !is_mounted(name, actual) {
             steps.push(Step::RemoveVolume { instance: wanted.name.clone(), volume: name.clone() });
         }
@@ -237,6 +240,7 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
             if let (Some(volume), true) = (&shape.config, shape.config_hash.is_some()) {
                 steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
             }
+            put_modules(wanted, shape, steps);
             start(wanted, shape, &c.name, c.outside, steps);
         }
         return;
@@ -287,11 +291,18 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
     }
 }
 
+fn put_modules(wanted: &Wanted, shape: &Shape, steps: &mut Vec<Step>) {
+    if let (Some((volume, _)), Some(flow_set)) = (&shape.modules, wanted.flow_set) {
+        steps.push(Step::PutModules { instance: wanted.name.clone(), volume: volume.clone(), flow_set });
+    }
+}
+
 /// Rendered files that somebody changed. They are read when the container starts, so it ends, and gets them anew before it
 /// starts again. True when that is on its way.
 fn put_back(wanted: &Wanted, shape: &Shape, c: &Found, actual: &Actual, steps: &mut Vec<Step>) -> bool {
-    let seen = actual.config.get(&c.id);
-    let changed = shape.config_hash.is_some() && seen.is_some() && seen != shape.config_hash.as_ref();
+    let differs = |wanted: Option<&Digest>, seen: Option<&Digest>| wanted.is_some() && seen.is_some() && seen != wanted;
+    let changed = differs(shape.config_hash.as_ref(), actual.config.get(&c.id))
+        || differs(shape.modules.as_ref().map(|(_, hash)| hash), actual.modules.get(&c.id));
     if !changed || wanted.drift == Drift::Report || c.life != Life::Running {
         return false;
     }
@@ -348,8 +359,12 @@ fn replace(
 fn ensure_files(wanted: &Wanted, shape: &Shape, number: u32, actual: &Actual, steps: &mut Vec<Step>) {
     let instance = || wanted.name.clone();
     let volumes = shape.data.iter().chain(shape.own_volumes(number)).map(|v| (v, Purpose::Data));
-    let rendered =
-        shape.config.iter().map(|v| (v, Purpose::Config)).chain(shape.live.iter().map(|v| (v, Purpose::Live)));
+    let rendered = shape
+        .config
+        .iter()
+        .chain(shape.modules.iter().map(|(v, _)| v))
+        .map(|v| (v, Purpose::Config))
+        .chain(shape.live.iter().map(|v| (v, Purpose::Live)));
     for (volume, purpose) in volumes.chain(rendered) {
         if !actual.volumes.contains_key(volume) {
             steps.push(Step::EnsureVolume { instance: instance(), volume: volume.clone(), purpose });
@@ -359,6 +374,7 @@ fn ensure_files(wanted: &Wanted, shape: &Shape, number: u32, actual: &Actual, st
     if let Some(volume) = &shape.config {
         steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
     }
+    put_modules(wanted, shape, steps);
     if let Some(volume) = &shape.live {
         steps.push(Step::PutLive { instance: instance(), volume: volume.clone() });
     }

@@ -101,6 +101,7 @@ fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Sha
         data: r.data.clone(),
         config: r.config.as_ref().map(|f| f.volume.clone()),
         config_hash: r.config_hash(),
+        modules: r.modules.clone(),
         live: r.live.as_ref().map(|f| f.volume.clone()),
         live_hash: r.live_hash(),
         tells: matches!(spec.workload, Workload::Valkey(_) | Workload::Redis(_)),
@@ -136,6 +137,7 @@ pub fn actual(
         match app {
             AppSeen::NodeRed(s) => {
                 actual.config.extend(s.config.map(|hash| (id.clone(), hash)));
+                actual.modules.extend(s.modules.map(|hash| (id.clone(), hash)));
                 let Some(c) = seen.containers.iter().find(|c| c.id == *id).filter(|_| s.answers) else { continue };
                 let stopped = s.runtime.as_ref().is_some_and(|r| r.state == "stop" && r.error.is_none());
                 let flows = FlowsSeen {

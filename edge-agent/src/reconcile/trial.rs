@@ -20,6 +20,9 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// How long a runtime may speak of the flows that it had before.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// Specs on trial, and since when. Not kept over a restart of the agent: the trial begins again.
 pub type Trials = BTreeMap<Name, (Digest, Instant, Duration)>;
 
@@ -49,8 +52,11 @@ impl Reconciler {
             }
             // One that ends again and again need not be waited for.
             let loops = said.next_start_at.is_some();
+            // Neither need one that lacks what nobody will bring; what it says at first may be about the flows before.
+            let lacks =
+                said.reason == Some(Reason::MissingTypes) && !said.names.is_empty() && trial.1.elapsed() > SETTLED;
             trial.2 = limit;
-            if trial.1.elapsed() < limit && !loops {
+            if trial.1.elapsed() < limit && !loops && !lacks {
                 continue;
             }
             self.trials.remove(&wanted.name);
@@ -60,7 +66,7 @@ impl Reconciler {
                 "does not work in time, going back to what worked"
             );
             let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
-            let failed = Failed { spec: wanted.spec, reason, names, late: (!loops).then_some(late) };
+            let failed = Failed { spec: wanted.spec, reason, names, late: (!loops && !lacks).then_some(late) };
             memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
         }
         Ok(())

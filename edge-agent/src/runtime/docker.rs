@@ -9,7 +9,7 @@ use crate::runtime::{
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
-use redforge_shared::ids::{HostId, Name};
+use redforge_shared::ids::{Digest, HostId, Name};
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
@@ -242,6 +242,10 @@ impl Runtime for Docker {
 
     fn read_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Vec<u8>>>> {
         self.fetch_files(container, folder).boxed()
+    }
+
+    fn digest_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Digest>>> {
+        self.digest_tree(container, folder).boxed()
     }
 
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>> {

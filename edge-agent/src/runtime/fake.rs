@@ -7,7 +7,7 @@ use crate::runtime::{
     LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use redforge_shared::ids::{HostId, Name};
+use redforge_shared::ids::{Digest, HostId, Name};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -336,6 +336,11 @@ impl Runtime for FakeRuntime {
         let mut world = self.world();
         let mount = world.container(container).map(|m| m.spec.mounts.iter().find(|m| m.path == folder).cloned());
         ready(mount.map(|m| m.and_then(|m| world.files.get(&m.volume).cloned()).unwrap_or_default()))
+    }
+
+    fn digest_files<'a>(&'a self, container: &'a str, folder: &'a str) -> Boxed<'a, Done<BTreeMap<String, Digest>>> {
+        let files = self.read_files(container, folder);
+        Box::pin(async { Ok(files.await?.into_iter().map(|(name, bytes)| (name, Digest::of(&bytes))).collect()) })
     }
 
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>> {

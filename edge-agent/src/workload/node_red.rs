@@ -7,6 +7,7 @@ use super::{
 use crate::runtime::File;
 use redforge_shared::{
     desired::{InstanceSpec, NodeRed, Workload},
+    flows::{self, InvalidFlows},
     ids::Name,
 };
 use serde_json::json;
@@ -15,7 +16,7 @@ mod admin;
 mod comms;
 mod credentials;
 
-pub use admin::{NodeRedSeen, deploy, observe, start_flows};
+pub use admin::{NodeRedSeen, deploy, observe, start_flows, types};
 pub use comms::RuntimeEvent;
 pub use credentials::Credentials;
 
@@ -23,6 +24,8 @@ pub use credentials::Credentials;
 pub const PORT: u16 = 1880;
 /// Where it keeps its flows and credentials.
 pub const DATA_PATH: &str = "/data";
+/// Where it looks for node modules.
+pub const MODULES_PATH: &str = "/data/node_modules";
 /// The file in there that holds the credentials, encrypted.
 pub const CREDENTIALS_FILE: &str = "flows_cred.json";
 /// What is rendered for it.
@@ -89,12 +92,22 @@ pub(super) fn render(
     let text = settings(&token(around.secrets, &spec.name), &credential_secret);
     let file = File { name: CONFIG_FILES[0].into(), bytes: text.into_bytes(), uid: UID, mode: 0o400 };
     let volume = around.names.config_volume(&spec.name, Files::hash(std::slice::from_ref(&file)));
+    if let Some(digest) = workload.flow_set {
+        let set = around.flow_set.ok_or(Unmet::FlowSet(digest))?;
+        rendered.modules = set.modules_hash().map(|hash| (around.names.config_volume(&spec.name, hash), hash));
+    }
     rendered.config_is_watched = true;
     rendered.config = Some(Files { volume, path: CONFIG_PATH.into(), files: vec![file] });
     rendered.container.command = vec!["--settings".into(), format!("{CONFIG_PATH}/settings.js")];
     // Every node gets 15 s to close; after that Node-RED ends by itself.
     rendered.container.stop_timeout_s = 25;
     Ok(())
+}
+
+/// The files of a flow set's modules, as they lie in their volume.
+pub fn module_files(tar: &[u8]) -> Result<Vec<File>, InvalidFlows> {
+    let files = flows::unpack_modules(tar)?.into_iter();
+    Ok(files.map(|f| File { name: f.path, bytes: f.bytes, uid: UID, mode: 0o444 }).collect())
 }
 
 /// The heap leaves room for the rest of the process inside the container's limit.

@@ -3,6 +3,7 @@ use super::*;
 use proptest::prelude::*;
 use redforge_shared::{
     desired::{Cache, Container, Mosquitto, Ollama, SCHEMA, Tika},
+    flows::{Flows, pack, unpack},
     ids::HostId,
     policy::Policy,
 };
@@ -30,8 +31,17 @@ fn rendered(spec: &InstanceSpec, others: &[InstanceSpec], given: &Given) -> Resu
     let desired = state(all);
     let names = Names::new(desired.host);
     let secrets: Secrets = secrets_needed(&desired).into_iter().map(|(name, len)| (name, vec![7; len])).collect();
-    let around =
-        Surroundings { names: &names, desired: &desired, secrets: &secrets, given, site_nonce: "", gateway_port: 7463 };
+    let (flows, _) = Flows::parse(b"[]").expect("no flows");
+    let set = unpack(&pack(&flows, &[]), None).expect("own flow set");
+    let around = Surroundings {
+        names: &names,
+        desired: &desired,
+        secrets: &secrets,
+        given,
+        flow_set: Some(&set),
+        site_nonce: "",
+        gateway_port: 7463,
+    };
     render(spec, &ImageSeen { id: "sha256:1".into(), ..ImageSeen::default() }, around)
 }
 

@@ -1,5 +1,5 @@
 //! What can be typed: verbs, arguments and their help.
-use crate::{config::Connection, output::Format};
+use crate::{config::Connection, node_modules::Source, output::Format};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -180,6 +180,14 @@ pub struct Push {
     /// The export: a JSON array of nodes, a folder of `flowset pull`, or - for standard input. Credentials stay out; their
     /// names are listed
     pub file: PathBuf,
+    /// Node modules that go with the flows: a folder with a package.json in which npm has installed them, a .tgz of `npm
+    /// pack`, or a folder of those; may be repeated. Hosts need no npm [default: those of the package.json beside the
+    /// export, if there is one]
+    #[arg(long, value_name = "DIR|TGZ")]
+    pub modules: Vec<PathBuf>,
+    /// Leave a package.json beside the export alone: the hosts' image has what the flows need
+    #[arg(long, conflicts_with = "modules")]
+    pub no_modules: bool,
     /// Make the node-red instance of this name on that host use it; may be repeated
     #[arg(long, value_name = "HOST")]
     pub to: Vec<String>,
@@ -188,6 +196,13 @@ pub struct Push {
     pub image: Option<String>,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+impl Push {
+    /// Where the modules come from.
+    pub fn source(&self) -> Source {
+        if self.modules.is_empty() && !self.no_modules { Source::Beside } else { Source::Named(self.modules.clone()) }
+    }
 }
 
 #[derive(Debug, Subcommand)]

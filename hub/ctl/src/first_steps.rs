@@ -58,7 +58,9 @@ fn manifests(host: &Name, name: &Name, with_broker: bool) -> String {
 
 fn push_again(a: &Push) -> String {
     let to = a.to.iter().map(|h| format!(" --to {}", quoted(Path::new(h)))).collect::<Vec<_>>().concat();
-    format!("redforgectl flowset push {} {}{to} --wait", a.name, quoted(&a.file))
+    let from = a.modules.iter().map(|m| format!(" --modules {}", quoted(m))).collect::<Vec<_>>().concat();
+    let from = if a.no_modules { " --no-modules".into() } else { from };
+    format!("redforgectl flowset push {} {}{from}{to} --wait", a.name, quoted(&a.file))
 }
 
 /// A path as one word of a shell; what would move the terminal is not repeated.
@@ -90,11 +92,14 @@ mod tests {
         let push = Push {
             name: "first".into(),
             file: "ann's flows.json".into(),
+            modules: vec!["nodes".into()],
+            no_modules: false,
             to: vec!["edge-1".into(), "edge-2".into()],
             image: None,
             wait: crate::cli::Wait { wait: false, timeout: std::time::Duration::ZERO },
         };
-        let expected = r"redforgectl flowset push first 'ann'\''s flows.json' --to edge-1 --to edge-2 --wait";
+        let expected =
+            r"redforgectl flowset push first 'ann'\''s flows.json' --modules nodes --to edge-1 --to edge-2 --wait";
         assert_eq!(push_again(&push), expected);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     flow_files::{self, Pulled, short},
     manifest_files,
+    node_modules::Source,
     output::{self, Format},
     words,
 };
@@ -77,7 +78,7 @@ async fn compare(settings: &Connection, a: &Diff) -> Outcome<ExitCode> {
 
 /// What these files would become if they were pushed.
 fn local(name: &Name, path: PathBuf) -> Outcome<Pulled> {
-    let packed = manifest_files::pack(name.clone(), &path)?;
+    let packed = manifest_files::pack(name.clone(), &path, &Source::default())?;
     let bad = |e: flows::InvalidFlows| Failure::error(format!("{}: {e}", path.display()));
     let set = flows::unpack(&packed.tar, None).map_err(bad)?;
     let entries = flows::entries(&packed.tar).map_err(bad)?;

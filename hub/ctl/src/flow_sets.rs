@@ -19,7 +19,7 @@ const CHUNK: usize = 256 * 1024;
 pub async fn push(settings: &Connection, a: &Push) -> Outcome {
     let name = words::name(&a.name, "flowsets/")?;
     let hosts: Vec<Name> = a.to.iter().map(|h| words::name(h, "hosts/")).collect::<Outcome<_>>()?;
-    let packed = manifest_files::pack(name.clone(), &a.file)?;
+    let packed = manifest_files::pack(name.clone(), &a.file, &a.source())?;
     let mut admin = connection::connect(settings).await?;
     // What has to be created is known before anything is changed.
     let mut manifests = Vec::new();
@@ -135,6 +135,17 @@ pub async fn upload(admin: &mut Admin, packed: &Packed, stage_only: bool) -> Out
 /// Says what is in it and what is not.
 pub fn describe(packed: &Packed) {
     output::say(&format!("flowsets/{}: node types {}", packed.name, packed.node_types.join(", ")));
+    let modules = &packed.modules;
+    if !modules.is_empty() {
+        output::say(&format!("flowsets/{}: modules {}", packed.name, modules.join(", ")));
+    }
+    for module in &packed.modules_compiled {
+        output::say(&format!("  {module} holds compiled code: it must fit the hosts' architecture and Node.js"));
+    }
+    if !packed.modules_elsewhere.is_empty() {
+        let named = packed.modules_elsewhere.join(", ");
+        output::say(&format!("flowsets/{}: {named} must be in the hosts' image, or come with --modules", packed.name));
+    }
     if !packed.credential_names.is_empty() {
         output::say(&format!("{} credentials stayed out of the flow set:", packed.credential_names.len()));
         packed.credential_names.iter().for_each(|n| output::say(&format!("  {n}")));

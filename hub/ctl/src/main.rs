@@ -18,6 +18,7 @@ mod flow_sets;
 mod get;
 mod instances;
 mod manifest_files;
+mod node_modules;
 mod output;
 mod records;
 mod rollback;

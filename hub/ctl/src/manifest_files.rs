@@ -5,6 +5,7 @@
 use crate::{
     failure::{Exit, Failure, Outcome},
     flow_files::{self, FLOWS_FILE},
+    node_modules::{self, Source, Tarball},
 };
 use redforge_shared::{
     flows,
@@ -16,6 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Modules that are part of the images that a host is meant to run.
+const IN_IMAGES: [&str; 2] = ["node-red", "node-red-contrib-redforge"];
+
 /// A flow set that is ready to be pushed.
 #[derive(Debug)]
 pub struct Packed {
@@ -25,6 +29,12 @@ pub struct Packed {
     pub node_count: usize,
     /// Node types that the runtime must know.
     pub node_types: Vec<String>,
+    /// Node modules that come with it, as `name@version`.
+    pub modules: Vec<String>,
+    /// Those among them that hold compiled code.
+    pub modules_compiled: Vec<String>,
+    /// Modules that the editor noted as used, and that do not come with it.
+    pub modules_elsewhere: Vec<String>,
     /// Credentials that stayed out, by name.
     pub credential_names: Vec<String>,
 }
@@ -79,9 +89,12 @@ impl Manifests {
                     if let FlowSource::Path(path) = &f.spec.flows {
                         *taken = true;
                         let beside = file.parent().unwrap_or(Path::new("")).join(path);
-                        match pack(f.name.clone(), &beside) {
+                        match pack(f.name.clone(), &beside, &Source::Beside) {
                             Ok(packed) => self.flow_sets.push(packed),
-                            Err(failure) => errors.extend(failure.errors.iter().map(|e| format!("{shown}: {e}"))),
+                            Err(failure) => {
+                                let said = failure.errors.into_iter().chain(failure.hints);
+                                errors.extend(said.map(|e| format!("{shown}: {e}")));
+                            }
                         }
                     }
                 }
@@ -191,7 +204,7 @@ fn texts(path: &Path) -> Outcome<Vec<(PathBuf, String)>> {
 }
 
 /// Reads an editor export, a folder of `flowset pull` or `-`, and packs it; credentials stay out.
-pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
+pub fn pack(name: Name, path: &Path, modules: &Source) -> Outcome<Packed> {
     let inside = path.join(FLOWS_FILE);
     let path = if path.is_dir() { inside.as_path() } else { path };
     let shown = path.display();
@@ -215,17 +228,53 @@ pub fn pack(name: Name, path: &Path) -> Outcome<Packed> {
     };
     let (flows, inline) = flows::Flows::parse(&bytes).map_err(refused)?;
     let credential_names = if inline.is_empty() { flow_files::pulled_credentials(path, &flows) } else { inline };
-    let tar = flows::pack(&flows, &credential_names);
-    if tar.len() > flows::MAX_FLOW_SET_BYTES {
-        return Err(refused(flows::InvalidFlows::TooLarge(tar.len())));
-    }
+    let with = with_modules(&flows, &credential_names, &modules.gather(path)?)?;
     Ok(Packed {
         name,
-        digest: Digest::of(&tar),
+        digest: Digest::of(&with.tar),
         node_count: flows.nodes().len(),
         node_types: flows.node_types().into_iter().collect(),
-        tar,
+        modules: with.named,
+        modules_compiled: with.compiled,
+        modules_elsewhere: with.elsewhere,
+        tar: with.tar,
         credential_names,
+    })
+}
+
+/// A flow set with its modules, and what is to be said of them.
+struct With {
+    tar: Vec<u8>,
+    named: Vec<String>,
+    compiled: Vec<String>,
+    elsewhere: Vec<String>,
+}
+
+fn with_modules(flows: &flows::Flows, credential_names: &[String], tarballs: &[Tarball]) -> Outcome<With> {
+    let refused = |e: flows::InvalidFlows| {
+        let what = "a module is a .tgz as `npm pack` writes it: package/package.json and plain files";
+        Failure::error(e.to_string()).hint(what)
+    };
+    let tar = flows::pack_with(flows, credential_names, tarballs).map_err(refused)?;
+    if tar.len() > flows::MAX_FLOW_SET_BYTES {
+        let failure = Failure::error(flows::InvalidFlows::TooLarge(tar.len()).to_string());
+        return Err(
+            failure.hint("modules that many flow sets need belong into the hosts' image; push with --no-modules then")
+        );
+    }
+    let files = flows::unpack_modules(&tar).map_err(refused)?;
+    let modules = flows::unpack(&tar, None).map_err(refused)?.manifest.modules;
+    let unmet = node_modules::unmet(&modules, &files);
+    if !unmet.is_empty() {
+        let hint = "name a folder in which `npm install --omit=dev` has installed everything, or the missing .tgz too";
+        return Err(Failure { exit: Exit::Error, errors: unmet, hints: vec![hint.into()], example: None });
+    }
+    let comes = |name: &String| modules.iter().any(|m| m.name == *name) || IN_IMAGES.contains(&name.as_str());
+    Ok(With {
+        named: modules.iter().map(|m| format!("{}@{}", m.name, m.version)).collect(),
+        compiled: node_modules::compiled(&files).into_iter().collect(),
+        elsewhere: flows.modules_named().into_iter().filter(|n| !comes(n)).collect(),
+        tar,
     })
 }
 

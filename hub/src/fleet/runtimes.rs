@@ -3,7 +3,7 @@
 //! The runtime's own flow set comes first, then those of its guests by name; a suspended guest's flows are left out.
 use redforge_shared::{
     flows::{
-        self, InvalidFlows,
+        self, InvalidFlows, MAX_FLOW_SET_BYTES,
         merge::{CannotMerge, merge},
     },
     ids::{Digest, Name},
@@ -25,6 +25,8 @@ pub enum CannotShare {
     Read { instance: Name, source: InvalidFlows },
     #[error(transparent)]
     Merge(#[from] CannotMerge),
+    #[error("the flow sets of one runtime are too much together")]
+    Pack(#[source] InvalidFlows),
 }
 
 /// Every runtime that has guests, and what runs in it.
@@ -62,7 +64,18 @@ pub fn pack(tars: &[(Name, Vec<u8>)]) -> Result<Vec<u8>, CannotShare> {
     }
     let parts: Vec<_> = sets.iter().map(|(instance, set)| (*instance, set)).collect();
     let (flows, credential_names) = merge(&parts)?;
-    Ok(flows::pack(&flows, &credential_names))
+    // Of one name they have one content: that was looked at.
+    let mut modules = BTreeMap::new();
+    for (instance, tar) in tars {
+        let own = flows::tarballs(tar).map_err(|source| CannotShare::Read { instance: instance.clone(), source })?;
+        modules.extend(own);
+    }
+    let modules: Vec<_> = modules.into_iter().collect();
+    let tar = flows::pack_with(&flows, &credential_names, &modules).map_err(CannotShare::Pack)?;
+    if tar.len() > MAX_FLOW_SET_BYTES {
+        return Err(CannotShare::Pack(InvalidFlows::TooLarge(tar.len())));
+    }
+    Ok(tar)
 }
 
 #[cfg(test)]

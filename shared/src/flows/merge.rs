@@ -3,7 +3,8 @@
 //! Ids stay as they are, because wires, links and the runtime's own memory of nodes go by them; so sets whose ids clash
 //! cannot share a runtime, and are told which id it is. What two sets hold alike (a broker's config node, a subflow) is there
 //! once.
-use super::{FlowSet, Flows, MAX_NODES};
+use super::{FlowSet, Flows, MAX_NODES, modules::Module};
+use crate::ids::Digest;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,10 @@ pub enum CannotMerge {
     Differs { id: String, first: String, second: String },
     #[error("{first} and {second} both have a global-config node, and a runtime has one: merge them into one flow set")]
     GlobalConfigs { first: String, second: String },
+    #[error(
+        "module '{module}' is another in {first} than in {second}: take the same one, or give one a runtime of its own"
+    )]
+    Module { module: String, first: String, second: String },
     #[error("all flow sets together have {0} nodes, more than {MAX_NODES}")]
     TooManyNodes(usize),
 }
@@ -26,7 +31,16 @@ pub fn merge(parts: &[(&str, &FlowSet)]) -> Result<(Flows, Vec<String>), CannotM
     // Where each id stands, and whose it is.
     let mut known: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     let (mut names, mut global): (Vec<String>, Option<(&str, String)>) = (Vec::new(), None);
+    let mut modules: BTreeMap<&str, (Digest, &str)> = BTreeMap::new();
     for (instance, set) in parts {
+        // A runtime has one folder of modules.
+        for Module { name, digest, .. } in &set.manifest.modules {
+            let (held, first) = *modules.entry(name).or_insert((*digest, instance));
+            if held != *digest {
+                let (first, second) = (first.to_owned(), (*instance).to_owned());
+                return Err(CannotMerge::Module { module: name.clone(), first, second });
+            }
+        }
         let tabs: BTreeSet<&str> = set.flows.nodes.iter().filter(|n| word(n, "type") == "tab").map(id).collect();
         for node in &set.flows.nodes {
             let id = id(node);
@@ -115,10 +129,19 @@ mod tests {
         let global = |id: &str| set(json!([{"id": id, "type": "global-config", "env": []}]));
         let (one, two) = (global("g1"), global("g2"));
         let globals = merge(&[("a", &one), ("b", &two)]).expect_err("must be refused").to_string();
-        insta::assert_snapshot!([twice, differs, globals].join("\n"), @"
+        let with = |bytes: &[u8]| {
+            let mut set = set(json!([]));
+            let (name, version, digest) = ("node-red-contrib-x".to_owned(), "1.0.0".to_owned(), Digest::of(bytes));
+            set.manifest.modules.push(Module { name, version, digest });
+            set
+        };
+        assert!(merge(&[("a", &with(b"1")), ("b", &with(b"1"))]).is_ok(), "one and the same module");
+        let modules = merge(&[("a", &with(b"1")), ("b", &with(b"2"))]).expect_err("must be refused").to_string();
+        insta::assert_snapshot!([twice, differs, globals, modules].join("\n"), @"
         node 't1' is on a tab of a and of b: the same flows cannot run twice in one runtime
         node 'b1' is another in a than in b: give one of them another id, or a runtime of its own
         a and b both have a global-config node, and a runtime has one: merge them into one flow set
+        module 'node-red-contrib-x' is another in a than in b: take the same one, or give one a runtime of its own
         ");
         assert!(merge(&[("a", &one), ("b", &one)]).is_ok(), "the same one is one");
     }

@@ -54,6 +54,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "thiserror",
     "sha2",
     "hex",
+    "flate2",
     "tar",
 ];
 

@@ -38,7 +38,7 @@ impl Server {
 }
 
 /// Waits until the agent remembers as good what runs: only then is there something to go back to.
-async fn remembered(agent: &TestAgent, names: &[&str]) {
+pub(super) async fn remembered(agent: &TestAgent, names: &[&str]) {
     let path = agent.state().join("ledger.db");
     eventually("what runs is remembered as good", async || {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -2,7 +2,10 @@
 use super::artifacts::{CHAT, Models, Strange};
 use crate::words::{broker, idler, instance, node_red, speaking_flow};
 use redforge_edge::reconcile::{bring, plan::model::DEEDS};
-use redforge_shared::wire::pb;
+use redforge_shared::{
+    flows::{Flows, pack_with},
+    wire::pb,
+};
 use redforge_tests::{
     agent::TestAgent,
     ctl::Ctl,
@@ -73,6 +76,18 @@ fn all(version: Version, brought: &Brought) -> String {
         + &brought.manifests()
 }
 
+/// The speaking flows, with a module that they do not need.
+fn with_module() -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(dir.path().join("package")).expect("own folder");
+    std::fs::write(dir.path().join("package/package.json"), r#"{"name": "spare", "version": "1.0.0"}"#)
+        .expect("own folder");
+    let packed = std::process::Command::new("tar").args(["-cz", "package"]).current_dir(dir.path()).output();
+    let module = ("spare.tgz".to_owned(), packed.expect("tar runs").stdout);
+    let (flows, names) = Flows::parse(&speaking_flow()).expect("a plain export");
+    pack_with(&flows, &names, &[module]).expect("a module")
+}
+
 /// Fault points that have not been met, as crate `fail` reads them.
 fn armed(left: &BTreeSet<String>) -> String {
     left.iter().map(|point| format!("reconcile.{point}=panic")).collect::<Vec<_>>().join(";")
@@ -129,7 +144,7 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
     let ctl = Ctl::new(&hub);
     let brought = Brought::push(&ctl).await;
     let mut operator = hub.operator().await;
-    operator.push_flows("speak", &speaking_flow()).await.expect("a plain export");
+    operator.push_tar("speak", &with_module()).await.expect("flows with a module");
     operator.apply(&idler("press-1", "steady")).await;
     operator.running("press-1", "steady").await;
     let steady = agent.container("steady").expect("it runs");
@@ -152,6 +167,7 @@ async fn docker_an_agent_killed_at_every_step_of_a_change_converges_and_touches_
         "ensure-network",
         "ensure-volume",
         "put-config",
+        "put-modules",
         "put-live",
         "create",
         "connect-outside",

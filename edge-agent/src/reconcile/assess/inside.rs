@@ -38,7 +38,9 @@ pub fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
     if (edited || seen.credentials_wrong) && !given {
         return plain(Phase::Starting, Health::Unknown, Sync::Updating);
     }
-    let parts = [(edited, "flows"), (seen.credentials_wrong, "credentials"), (settings, "settings")];
+    let modules = seen.modules.is_some() && seen.modules != set.modules_hash();
+    let credentials = seen.credentials_wrong;
+    let parts = [(edited, "flows"), (credentials, "credentials"), (settings, "settings"), (modules, "modules")];
     drifted(flows_run(set, seen, runtime), parts)
 }
 

@@ -93,6 +93,8 @@ pub struct Shape {
     pub config: Option<String>,
     /// Of a kind whose rendered files are looked at again: their hash as it can be read back.
     pub config_hash: Option<Digest>,
+    /// The volume of the modules that come with its flow set, and the hash of their files as they can be read back.
+    pub modules: Option<(String, Digest)>,
     pub live: Option<String>,
     pub live_hash: Option<Digest>,
     /// What was observed of its live files is what it has read: nothing about reading them is remembered.
@@ -107,7 +109,7 @@ impl Shape {
 
     /// Every volume that all of its containers mount.
     pub fn volumes(&self) -> impl Iterator<Item = &String> {
-        self.data.iter().chain(&self.config).chain(&self.live)
+        self.data.iter().chain(&self.config).chain(self.modules.iter().map(|(v, _)| v)).chain(&self.live)
     }
 }
 
@@ -147,6 +149,8 @@ pub struct Actual {
     pub live: BTreeMap<String, Digest>,
     /// Hash of the rendered files as read back, by container.
     pub config: BTreeMap<String, Digest>,
+    /// Hash of the modules' files as read back, by container.
+    pub modules: BTreeMap<String, Digest>,
     /// Flow sets on the host, with the hash of their flows.
     pub flow_sets: BTreeMap<Digest, Digest>,
     /// What answering runtimes run, by container.
@@ -271,6 +275,7 @@ pub enum Step {
     ResolveImage { instance: Name, image: String },
     EnsureVolume { instance: Name, volume: String, purpose: Purpose },
     PutConfig { instance: Name, volume: String },
+    PutModules { instance: Name, volume: String, flow_set: Digest },
     PutLive { instance: Name, volume: String },
     Stop { instance: Name, container: String, id: String },
     Remove { instance: Name, container: String, id: String },
@@ -295,6 +300,7 @@ impl Step {
             | Self::ResolveImage { instance, .. }
             | Self::EnsureVolume { instance, .. }
             | Self::PutConfig { instance, .. }
+            | Self::PutModules { instance, .. }
             | Self::PutLive { instance, .. }
             | Self::Stop { instance, .. }
             | Self::Remove { instance, .. }
@@ -313,13 +319,14 @@ impl Step {
 }
 
 /// Every deed of [`Step::deed`].
-pub const DEEDS: [&str; 19] = [
+pub const DEEDS: [&str; 20] = [
     "remove-helper",
     "ensure-network",
     "want-blob",
     "resolve-image",
     "ensure-volume",
     "put-config",
+    "put-modules",
     "put-live",
     "stop",
     "remove",
@@ -345,6 +352,7 @@ impl Step {
             Self::ResolveImage { .. } => "resolve-image",
             Self::EnsureVolume { .. } => "ensure-volume",
             Self::PutConfig { .. } => "put-config",
+            Self::PutModules { .. } => "put-modules",
             Self::PutLive { .. } => "put-live",
             Self::Stop { .. } => "stop",
             Self::Remove { .. } => "remove",
@@ -389,6 +397,7 @@ impl fmt::Display for Step {
                 write!(f, "{instance}: ensure {purpose:?} volume {volume}")
             }
             Self::PutConfig { instance, volume } => write!(f, "{instance}: put config into {volume}"),
+            Self::PutModules { instance, volume, .. } => write!(f, "{instance}: put modules into {volume}"),
             Self::PutLive { instance, volume } => write!(f, "{instance}: put live files into {volume}"),
             Self::Stop { instance, container, .. } => write!(f, "{instance}: stop {container}"),
             Self::Remove { instance, container, .. } => write!(f, "{instance}: remove {container}"),

@@ -4,6 +4,7 @@ use redforge_shared::ids::Digest;
 use std::collections::BTreeMap;
 
 mod guards;
+mod modules;
 mod properties;
 mod replicas;
 
@@ -370,7 +371,9 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
                 let found = VolumeFound { instance: instance.clone(), purpose: *purpose };
                 actual.volumes.insert(volume.clone(), found);
             }
-            Step::PutConfig { volume, .. } => assert!(actual.volumes.contains_key(volume)),
+            Step::PutConfig { volume, .. } | Step::PutModules { volume, .. } => {
+                assert!(actual.volumes.contains_key(volume));
+            }
             Step::PutLive { instance, volume } => {
                 assert!(actual.volumes.contains_key(volume));
                 let hash = shape_of(instance).live_hash.expect("live files");

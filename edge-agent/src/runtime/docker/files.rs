@@ -1,22 +1,31 @@
 //! Carries files into volumes and out of containers as tars.
 use super::{Docker, container::mount, failed, gone_is_fine, host_labels, is_ours};
-use crate::runtime::{Done, File, MountSpec, Runtime, RuntimeError, labels, names::Names};
+use crate::runtime::{Cause, Done, File, MountSpec, Runtime, RuntimeError, labels, names::Names};
 use bollard::{
     body_full,
     models::{ContainerCreateBody, HostConfig},
     query_parameters as query,
 };
+use bytes::Bytes;
 use futures_util::TryStreamExt;
-use std::{collections::BTreeMap, io::Read};
+use redforge_shared::ids::Digest;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+};
 
 /// Where the helper sees the volume; no image has such a path, so nothing of the image is copied into the volume.
 const CARRY_PATH: &str = "/redforge-put";
 /// Most bytes read out of a container's folder, tar headers included.
 const READ_LIMIT: usize = 4 << 20;
+/// Most bytes read of a folder of which only digests are kept.
+const TREE_LIMIT: usize = 192 << 20;
 
 impl Docker {
     pub(super) async fn carry_files(&self, names: &Names, image: &str, volume: &str, files: &[File]) -> Done<()> {
-        let tar = pack(volume, files)?;
+        // Engines make missing folders with rights of their own choice.
+        let nested = files.iter().any(|f| f.name.contains('/'));
+        let tar = if nested { pack_with_folders(volume, files)? } else { pack(volume, files)? };
         let helper = names.helper(volume);
         // One that an interrupted pass left behind.
         self.remove_helper(names, &helper).await?;
@@ -79,16 +88,75 @@ impl Docker {
             source: Box::new(e),
         })
     }
+
+    /// Reads the folder as it comes, and keeps no file's bytes.
+    pub(super) async fn digest_tree(&self, container: &str, folder: &str) -> Done<BTreeMap<String, Digest>> {
+        let options = query::DownloadFromContainerOptions { path: folder.into() };
+        let mut parts = std::pin::pin!(self.client().await?.download_from_container(container, Some(options)));
+        let (out, came) = tokio::sync::mpsc::channel(4);
+        let digesting = tokio::task::spawn_blocking(move || digest(Parts { came, part: Bytes::new() }));
+        let mut total = 0;
+        while let Some(part) = parts.try_next().await.map_err(|e| failed("read files of", container, e))? {
+            total += part.len();
+            if total > TREE_LIMIT {
+                return Err(RuntimeError::TooLarge { name: format!("{container}:{folder}"), limit: TREE_LIMIT });
+            }
+            // Nobody listens when the tar is broken: the digesting says so.
+            if out.send(part).await.is_err() {
+                break;
+            }
+        }
+        drop(out);
+        let failed = |source: Cause| RuntimeError::Failed { act: "read files of", name: container.into(), source };
+        let digests = digesting.await.map_err(|e| failed(Box::new(e)))?;
+        digests.map_err(|e| failed(Box::new(e)))
+    }
+}
+
+/// What comes piece by piece, as one reader.
+struct Parts {
+    came: tokio::sync::mpsc::Receiver<Bytes>,
+    part: Bytes,
+}
+
+impl Read for Parts {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.part.is_empty() {
+            let Some(part) = self.came.blocking_recv() else { return Ok(0) };
+            self.part = part;
+        }
+        let n = into.len().min(self.part.len());
+        into[..n].copy_from_slice(&self.part.split_to(n));
+        Ok(n)
+    }
+}
+
+/// Digests of the regular files below the tar's one folder.
+fn digest(tar: impl Read) -> std::io::Result<BTreeMap<String, Digest>> {
+    let mut digests = BTreeMap::new();
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let path = entry.path()?.to_string_lossy().into_owned();
+        let Some((_, path)) = path.split_once('/') else { continue };
+        let path = path.to_owned();
+        let mut bytes = Vec::new();
+        entry.by_ref().take(TREE_LIMIT as u64).read_to_end(&mut bytes)?;
+        digests.insert(path, Digest::of(&bytes));
+    }
+    Ok(digests)
 }
 
 /// Folders that are there already keep what is in them.
 fn pack_with_folders(container: &str, files: &[File]) -> Done<Vec<u8>> {
-    let mut all: Vec<(String, Option<&File>)> = Vec::new();
+    let (mut all, mut folders): (Vec<(String, Option<&File>)>, _) = (Vec::new(), BTreeSet::new());
     for file in files {
         let parts: Vec<&str> = file.name.split('/').collect();
         for depth in 1..parts.len() {
             let folder = format!("{}/", parts[..depth].join("/"));
-            if all.iter().all(|(name, _)| *name != folder) {
+            if folders.insert(folder.clone()) {
                 all.push((folder, None));
             }
         }

@@ -12,7 +12,7 @@ use redforge_shared::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 /// What a runtime says that it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct NodeRedSeen {
     pub edited: Option<Arc<Flows>>,
     /// Hash of its rendered files as the container sees them.
     pub config: Option<Digest>,
+    /// Hash of its modules' files as the container sees them.
+    pub modules: Option<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +125,20 @@ pub async fn deploy(
     let body = http::read(&path, response).await?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|source| HttpError::Json { path, source })?;
     Ok(answer.rev)
+}
+
+/// Every node type that the runtime knows and has not been told to leave out.
+pub async fn types(address: IpAddr, token: &str) -> Result<BTreeSet<String>, HttpError> {
+    #[derive(Deserialize)]
+    struct NodeSet {
+        #[serde(default)]
+        types: Vec<String>,
+        enabled: bool,
+    }
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str()), ("accept", "application/json")];
+    let sets: Vec<NodeSet> = http::get_json(address, PORT, &format!("{ADMIN_ROOT}/nodes"), &headers).await?;
+    Ok(sets.into_iter().filter(|s| s.enabled).flat_map(|s| s.types).collect())
 }
 
 /// Starts flows that somebody stopped.

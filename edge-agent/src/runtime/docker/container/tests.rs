@@ -9,6 +9,7 @@ use redforge_shared::{
     desired::{
         Cache, Container, DesiredState, InstanceSpec, Mosquitto, NodeRed, Ollama, SCHEMA, Tika, Volume, Workload,
     },
+    flows::{Flows, pack, unpack},
     ids::HostId,
     policy::Policy,
 };
@@ -114,11 +115,15 @@ fn asked(spec: InstanceSpec, image: &ImageSeen) -> Option<serde_json::Value> {
     let names = Names::new(desired.host);
     let secrets: Secrets = workload::secrets_needed(&desired).into_iter().map(|(n, len)| (n, vec![7; len])).collect();
     let given = Given::new();
+    let (flows, _) = Flows::parse(b"[]").expect("no flows");
+    let mut set = unpack(&pack(&flows, &[]), None).expect("own flow set");
+    set.module_files.insert("a/package.json".into(), set.hash);
     let around = Surroundings {
         names: &names,
         desired: &desired,
         secrets: &secrets,
         given: &given,
+        flow_set: Some(&set),
         site_nonce: "",
         gateway_port: 7463,
     };
