@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds container images for machines that reach package registries but no container registry.
-#   build.sh node-red | mosquitto | redis | valkey | ollama-standin | busybox | all      builds what is missing and prints each reference
+#   build.sh node-red | node-red-5 | mosquitto | redis | valkey | ollama-standin | busybox | all      builds what is missing and prints each reference
 #   build.sh --ref KIND                                                 prints the reference only
 #   build.sh --is-there KIND                                            exit 0 if the engine has what the recipe makes
 # An image whose recipe label equals the hash of its recipe is left alone (FORCE=1 builds it again). A build that was
@@ -43,7 +43,7 @@ if [ "$1" = --is-there ]; then
   [ "$(image_recipe "$REF")" = "$(recipe_hash "$here" "$2")" ]
   exit
 fi
-[ "$1" != all ] || set -- busybox mosquitto redis valkey node-red ollama-standin
+[ "$1" != all ] || set -- busybox mosquitto redis valkey node-red node-red-5 ollama-standin
 for kind in "$@"; do
   [ -f "$here/$kind/recipe.sh" ] || { echo "build.sh: no recipe for '$kind'" >&2; exit 64; }
 done

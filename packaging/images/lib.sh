@@ -7,7 +7,7 @@ progress() { printf '%(%H:%M:%S)T image %s\n' -1 "$*" >&2; }
 give_up() { progress "$*"; exit 1; }
 
 recipe_hash() { # HERE KIND   over every file that can change the image
-  local also=(); case $2 in node-red*) also=(../node-red) ;; esac
+  local also=(); case $2 in node-red) also=(../node-red) ;; node-red-*) also=(../node-red node-red) ;; esac
   (cd "$1" && find lib.sh "$2" "${also[@]}" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
 }
 

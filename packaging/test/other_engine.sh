@@ -20,7 +20,7 @@ if [ "${2:-}" != inside ]; then
   engine_up
   PLACE=$(mktemp -d /var/tmp/redforge-engine.XXXXXX)
   trap 'rm -rf --one-file-system "$PLACE"; engine_down' EXIT
-  readarray -t images < <(packaging/images/build.sh busybox mosquitto redis valkey node-red ollama-standin)
+  readarray -t images < <(packaging/images/build.sh busybox mosquitto redis valkey node-red node-red-5 ollama-standin)
   docker save "${images[@]}" >"$PLACE/images.tar"
   cargo nextest run --workspace --no-run --locked
   env -u DOCKER_HOST PLACE="$PLACE" unshare --net --mount --pid --fork --kill-child=KILL --mount-proc \

@@ -8,6 +8,7 @@ mod editor;
 mod hostile;
 mod hot_deploy;
 mod kills;
+mod majors;
 mod modules;
 mod out;
 mod replicas;

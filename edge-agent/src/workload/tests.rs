@@ -80,6 +80,7 @@ fn what_is_not_said_has_a_limit_and_a_closed_root_where_the_image_allows() {
         .map(|workload| {
             let kind = workload.kind();
             let c = rendered(&spec("a", workload), &[], &Given::new()).expect("it can be rendered").container;
+            assert!(c.stop_timeout_s >= 20, "{kind} is given {} s to end", c.stop_timeout_s);
             format!("{kind} pids={:?} read-only={} stop={}", c.pids, c.read_only_root, c.stop_timeout_s)
         })
         .collect();

@@ -52,7 +52,7 @@ async fn docker_flows_run_change_drift_and_fail_by_name() {
     host.want(vec![broker("broker"), node_red("flows", second)]).await;
     host.until_running("flows").await;
     let settings = docker(&["exec", &host.container("flows"), "cat", "/redforge/config/settings.js"]);
-    let token = settings.split("token: \"").nth(1).and_then(|t| t.split('"').next()).expect("a token");
+    let token = settings.split("\"token\":\"").nth(1).and_then(|t| t.split('"').next()).expect("a token");
     let (edited, _) = Flows::from_value(saying("by hand")).expect("flows");
     // Drifted is what the status says between two passes; what lasts is that the edit was taken and then was gone.
     let by_hand =

@@ -1,8 +1,9 @@
 # Node-RED from npm on npm's build of Node.js, behind the official image's contract: uid 1000, /data, entrypoint.sh with
 # FLOWS and NODE_OPTIONS, signals passed on. No npm inside: flows are deployed, modules are never installed on a host.
 # What exactly goes in is pinned, with integrity hashes, by package-lock.json.
-REF=redforge.local/node-red:4.1.15
-describe() { echo "Node-RED 4.1.15 on Node.js 22.23.3, from npm"; }
+NODE_RED=4.1.15 LOCK=node-red
+REF=redforge.local/node-red:$NODE_RED
+describe() { echo "Node-RED $NODE_RED on Node.js 22.23.3, from npm"; }
 
 npm_client() { # ARGS...   npm of this machine, else the one inside PyPI's build of Node.js
   if command -v npm >/dev/null; then npm "$@"; return; fi
@@ -22,7 +23,7 @@ fill() {
   slim
   local app="$ROOT/usr/src/node-red"
   mkdir -p "$app" "$ROOT/data"
-  cp "$here"/node-red/package.json "$here"/node-red/package-lock.json "$app/"
+  cp "$here/$LOCK"/package.json "$here/$LOCK"/package-lock.json "$app/"
   progress "node-red: npm packages"
   # A cache of its own, so that a second build needs no network: every package is checked against the lock file.
   (cd "$app" && npm_config_update_notifier=false npm_config_cache=$DOWNLOADS/npm npm_client ci --prefer-offline --omit=dev \
@@ -38,7 +39,7 @@ fill() {
   user node-red 1000 root 0 /usr/src/node-red
 }
 pack() { pack_root 1000:0 data; }
-CHANGES=(-c 'ENV PATH=/usr/local/bin:/usr/bin:/bin NODE_RED_VERSION=4.1.15 FLOWS=flows.json'
+CHANGES=(-c "ENV PATH=/usr/local/bin:/usr/bin:/bin NODE_RED_VERSION=$NODE_RED FLOWS=flows.json"
   -c 'ENV NODE_PATH=/usr/src/node-red/node_modules:/data/node_modules' -c 'WORKDIR /usr/src/node-red' -c 'USER node-red'
   -c 'VOLUME /data' -c 'EXPOSE 1880' -c 'HEALTHCHECK --interval=30s --timeout=5s CMD ["node", "/healthcheck.js"]'
   -c 'ENTRYPOINT ["./entrypoint.sh"]')
