@@ -107,8 +107,21 @@ pub enum FlowSetVerb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Bring an earlier revision of a flow set back: every instance that uses it gets it
+    Rollback(FlowSetRollback),
     /// Make a draft the newest revision of its flow set: every instance that uses it gets the edit
     Adopt(Adopt),
+}
+
+#[derive(Debug, Args)]
+pub struct FlowSetRollback {
+    /// Name of the flow set
+    pub name: String,
+    /// Revision to go back to [default: the newest one that was another than it is now]
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to: Option<u64>,
+    #[command(flatten)]
+    pub wait: Wait,
 }
 
 #[derive(Debug, Args)]

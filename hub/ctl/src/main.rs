@@ -65,6 +65,7 @@ async fn act(cli: Cli) -> Outcome {
         Verb::Flowset(cli::FlowSetVerb::Drafts { name, output }) => {
             drafts::list(settings, name.as_deref(), output).await
         }
+        Verb::Flowset(cli::FlowSetVerb::Rollback(a)) => rollback::flow_set(settings, &a).await,
         Verb::Flowset(cli::FlowSetVerb::Adopt(a)) => drafts::adopt(settings, &a).await,
         Verb::Artifact(cli::ArtifactVerb::Push(a)) => match a.other {
             Some(cli::OtherPush::Flowset(push)) => flow_sets::push(settings, &push).await,

@@ -1,12 +1,13 @@
-//! `rollback`: an earlier revision of an instance becomes its newest one.
+//! `rollback` and `flowset rollback`: an earlier revision of an instance, or of its flows, becomes the newest one.
 use crate::{
-    cli::Rollback,
+    cli::{FlowSetRollback, Rollback},
     config::Connection,
     connection::{self, Admin},
     failure::{Exit, Failure, Outcome},
     get, output, suggest, views, wait, words,
 };
 use redforge_shared::wire::pb;
+use serde_json::json;
 
 /// Goes back, and says to what.
 pub async fn run(settings: &Connection, a: &Rollback) -> Outcome {
@@ -21,6 +22,38 @@ pub async fn run(settings: &Connection, a: &Rollback) -> Outcome {
     output::line(&format!("{name} is what revision {} was, now revision {}", back.from_revision, back.revision));
     if a.wait.wait {
         wait::until_as_desired(&mut admin, &names, before, a.wait.timeout).await?;
+    }
+    Ok(())
+}
+
+/// Goes back to what a flow set was, and says to what.
+pub async fn flow_set(settings: &Connection, a: &FlowSetRollback) -> Outcome {
+    let name = words::name(&a.name, "flowsets/")?;
+    let mut admin = connection::connect(settings).await?;
+    let users = |i: &pb::Instance| views::instance_manifest(i)["spec"]["nodeRed"]["flowSet"] == json!(name);
+    let all = get::instances(&mut admin, "").await?;
+    let touched: Vec<String> = all.iter().filter(|i| users(i)).map(|i| i.name.clone()).collect();
+    let before = wait::Before::of(&mut admin, &touched).await?;
+    let request = pb::RollbackFlowSetRequest { name: format!("flowsets/{name}"), to_revision: a.to.unwrap_or(0) };
+    let back = match admin.rollback_flow_set(request).await {
+        Ok(back) => back.into_inner(),
+        Err(status) => {
+            let known = get::flow_sets(&mut admin).await?;
+            let names = known.iter().map(|f| words::last(&f.name).to_owned());
+            return Err(suggest::nearest(status.into(), name.as_str(), names));
+        }
+    };
+    let revision = back.flow_set.map_or(0, |f| f.revision);
+    output::line(&if back.changed {
+        format!("flowsets/{name} is what revision {} was, now revision {revision}", back.from_revision)
+    } else {
+        format!("flowsets/{name} unchanged, revision {revision}: it is what revision {} was", back.from_revision)
+    });
+    if back.changed {
+        back.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
+    }
+    if a.wait.wait {
+        wait::until_as_desired(&mut admin, &touched, before.changed(back.changed), a.wait.timeout).await?;
     }
     Ok(())
 }

@@ -59,6 +59,51 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Brings an earlier revision of a flow set back, as a revision of its own.
+    pub async fn rollback_flow_set(
+        &self,
+        caller: &Caller,
+        request: pb::RollbackFlowSetRequest,
+    ) -> Result<pb::RollbackFlowSetResponse, ApiError> {
+        caller.needs(Role::Operator)?;
+        let name = names::single("name", "flowsets", &request.name)?;
+        let newest = self.store.flow_set(name.as_str()).await?.ok_or(ApiError::NotFound(request.name))?;
+        let row = match i64::try_from(request.to_revision).unwrap_or(i64::MAX) {
+            0 => self.store.flow_set_before(name.as_str()).await?,
+            to => self.store.flow_set_revision(name.as_str(), to).await?,
+        };
+        let Some(row) = row else {
+            let message = match request.to_revision {
+                0 => format!("flowsets/{name} has never been another than it is at revision {}", newest.revision),
+                to => format!("flowsets/{name} has no revision {to}; its newest is {}", newest.revision),
+            };
+            return Err(ApiError::Precondition { reason: "NO_EARLIER_REVISION", message });
+        };
+        let missing = || ApiError::NotFound(format!("flowsets/{name}/revisions/{}", row.revision));
+        let digest = Digest::try_from(&row.digest[..]).map_err(|_| missing())?;
+        let mut changes = self.store.begin_changes(&caller.name, self.clock.now()).await?;
+        let bytes = changes.staged(digest).await?.ok_or_else(missing)?;
+        let set = NewFlowSet {
+            name: name.clone(),
+            digest,
+            bytes,
+            node_count: row.node_count as u32,
+            credential_names: row.credential_names.0,
+        };
+        let (changed, _) = changes.put_flow_set(&set).await?;
+        guests::merge_where_run(&mut changes, &name).await?;
+        changes.commit().await?;
+        let pushed = self.pushed(&name, changed).await?;
+        Ok(pb::RollbackFlowSetResponse {
+            flow_set: pushed.flow_set,
+            from_revision: row.revision as u64,
+            changed: pushed.changed,
+            instances: pushed.instances,
+        })
+    }
+}
+
 /// A draft as the API shows it.
 fn draft(row: DraftRow) -> pb::FlowSetDraft {
     pb::FlowSetDraft {

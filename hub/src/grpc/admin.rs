@@ -60,6 +60,7 @@ door! {
         get_instance: GetInstanceRequest -> Instance,
         list_flow_sets: ListFlowSetsRequest -> ListFlowSetsResponse,
         list_flow_set_drafts: ListFlowSetDraftsRequest -> ListFlowSetDraftsResponse,
+        rollback_flow_set: RollbackFlowSetRequest -> RollbackFlowSetResponse,
         adopt_flow_set_draft: AdoptFlowSetDraftRequest -> PushFlowSetResponse,
         upload_blob: UploadBlobRequest -> UploadBlobResponse,
         create_artifact: CreateArtifactRequest -> CreateArtifactResponse,

@@ -55,6 +55,19 @@ impl Store {
             .act("reading a flow set's revision")
     }
 
+    /// The newest revision whose content is another than the flow set has now.
+    pub async fn flow_set_before(&self, name: &str) -> Result<Option<FlowSetRow>, StoreError> {
+        sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM flow_set f WHERE f.name = $1 AND f.digest <> \
+             (SELECT n.digest FROM flow_set n WHERE n.name = $1 ORDER BY n.revision DESC LIMIT 1) \
+             ORDER BY f.revision DESC LIMIT 1",
+        )))
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await
+        .act("reading an earlier flow set")
+    }
+
     /// Instances that run the flow set: host and instance names.
     pub async fn flow_set_users(&self, name: &str) -> Result<Vec<(String, String)>, StoreError> {
         sqlx::query_as(

@@ -1,6 +1,6 @@
 //! An earlier revision of an instance comes back with one command.
-use crate::words::instance;
-use redforge_tests::{agent::TestAgent, ctl::Ctl, hub::TestHub};
+use crate::words::{broker, instance, node_red, speaking_flow};
+use redforge_tests::{agent::TestAgent, ctl::Ctl, hub::TestHub, node_red::NodeRed};
 
 fn version(n: u32) -> String {
     let more = format!("  env: {{VERSION: \"{n}\"}}\n  container:\n    command: [sleep, \"100000\"]\n");
@@ -60,4 +60,40 @@ async fn one_command_brings_the_previous_revision_of_an_instance_back() {
     let refused = viewer.run(&["rollback", "press-1/web"]).bad(5);
     assert!(refused.contains("needs the role operator"), "{refused}");
     assert_eq!(now(), (6, "1".into()));
+}
+
+#[tokio::test]
+async fn docker_one_command_brings_the_flows_of_before_back_to_every_instance() {
+    let hub = TestHub::start().await;
+    let agent = TestAgent::start(&hub, "press-1").await;
+    let ctl = Ctl::new(&hub);
+    let good = String::from_utf8(speaking_flow()).expect("JSON");
+    let push = |flows: &str| ctl.run_with(&["flowset", "push", "speak", "-"], flows).good();
+    push(&good);
+    let both = broker("press-1") + &node_red("press-1", "flows", Some("speak"));
+    ctl.run_with(&["apply", "-f", "-", "--wait"], &both).good();
+    let runtime = NodeRed { container: agent.container("flows").expect("it runs") };
+    let url = || runtime.flows()["flows"][2]["url"].clone();
+    let run = runtime.run();
+
+    // The second works too, and is not what was wanted: a rollback of the instance would not help, it names the flow set only.
+    ctl.run_with(&["flowset", "push", "speak", "-", "--wait"], &good.replace("/say", "/tell")).good();
+    assert_eq!(url(), "/tell");
+    ctl.run(&["rollback", "press-1/flows"]).bad(4);
+    let said = ctl.run(&["flowset", "rollback", "speak", "--wait"]).good();
+    assert_eq!(said, "flowsets/speak is what revision 1 was, now revision 3\n");
+    assert_eq!((url(), runtime.run()), ("/say".into(), run.clone()), "a hot deploy");
+
+    // One that cannot run: the same command ends it.
+    ctl.run_with(&["flowset", "push", "speak", "-", "--wait"], &good.replace("\"function\"", "\"warp drive\"")).bad(7);
+    ctl.run(&["flowset", "rollback", "speak", "--wait"]).good();
+    assert_eq!((url(), runtime.run()), ("/say".into(), run));
+    // Going back is a revision too, and any revision can be named.
+    ctl.run(&["flowset", "rollback", "speak", "--to", "2", "--wait"]).good();
+    assert_eq!(url(), "/tell");
+    assert!(ctl.run(&["flowset", "rollback", "speak", "--to", "2"]).good().contains("unchanged, revision 6"));
+    assert!(ctl.run(&["flowset", "rollback", "speak", "--to", "9"]).bad(4).contains("no revision 9"));
+    assert!(ctl.run(&["flowset", "rollback", "speek"]).bad(3).contains("did you mean 'speak'?"));
+    ctl.run_with(&["flowset", "push", "single", "-"], &good).good();
+    assert!(ctl.run(&["flowset", "rollback", "single"]).bad(4).contains("has never been another"));
 }
