@@ -383,13 +383,14 @@ impl Reconciler {
             memory,
             jobs: &mut self.jobs,
             shelf: &self.shelf,
+            now: self.deps.clock.now(),
         };
         let faults = deeds.take_all(&steps).await;
         self.remember_failures(&view, &faults, memory).await?;
-        let changed = self.report(&view, &actual, &faults, memory).await?;
+        let changed = self.report(&view, &actual, &faults, memory);
         self.note_given(&view, memory).await?;
         self.publish_edited(&view).await;
-        self.end_trials(&view, &ready, &faults, memory).await?;
+        let ended = self.end_trials(&view, &ready, &faults, memory).await?;
         self.clean_up(&view, memory).await?;
         self.wake = self.next_look(&view, memory);
         self.publish_sources(&view);
@@ -398,7 +399,7 @@ impl Reconciler {
         let status = self.status.borrow();
         let coming_up = status.instances.iter().any(|i| i.sync == Sync::Updating || i.phase == Phase::Pulling);
         let fetching = status.instances.iter().any(|i| i.progress.is_some());
-        let moved = scales || faults.is_empty() && steps.iter().any(plan::Step::moves);
+        let moved = scales || ended || faults.is_empty() && steps.iter().any(plan::Step::moves);
         Ok(match (changed || moved, steps.is_empty() && !coming_up) {
             (true, _) => Pace::Changed,
             (false, _) if fetching => Pace::Fetching,

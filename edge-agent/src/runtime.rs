@@ -284,6 +284,8 @@ pub struct ContainerSeen {
     pub started_at: String,
     pub exit_code: i32,
     pub oom_killed: bool,
+    /// How it ended last, where the engine was heard saying so: what it has of a container that runs again is nothing.
+    pub ended: Option<Ended>,
     pub restarts: u32,
     /// On our internal network.
     pub address: Option<IpAddr>,
@@ -298,6 +300,13 @@ pub struct ContainerSeen {
     pub volumes: BTreeSet<String>,
     /// What it publishes while it runs.
     pub ports: Vec<Port>,
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    pub exit_code: i32,
+    pub out_of_memory: bool,
 }
 
 /// One of our volumes.

@@ -240,6 +240,12 @@ fn write(
     tar.into_inner().expect("writing to memory does not fail")
 }
 
+/// The flow set without a flow, the same everywhere: what a runtime has when there is nothing that it shall have.
+pub fn nothing() -> (Digest, FlowSet) {
+    let tar = pack(&Flows { nodes: vec![] }, &[]);
+    (Digest::of(&tar), unpack(&tar, None).expect("what was just packed is a flow set"))
+}
+
 /// The entries of a flow set's tar, each once and none that is not expected.
 pub fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, InvalidFlows> {
     let tar_error = |e: std::io::Error| InvalidFlows::Tar(e.to_string());
@@ -393,6 +399,13 @@ mod tests {
         assert!(refused(write(&flows, &[], &entries, listed)).contains("does not list"));
         let deeper = BTreeMap::from([("modules/a/x.tgz".to_owned(), vec![])]);
         assert!(refused(write(&flows, &[], &deeper, vec![])).contains("is not expected"));
+    }
+
+    #[test]
+    fn nothing_is_a_flow_set_too() {
+        let (digest, set) = nothing();
+        assert_eq!((nothing().0, set.manifest.node_count), (digest, 0));
+        assert_eq!(Flows::parse(b"[]").expect("an empty export").0.hash(), set.hash);
     }
 
     #[test]

@@ -17,3 +17,4 @@ mod runtimes;
 mod secrets;
 mod site;
 mod status_words;
+mod trust;

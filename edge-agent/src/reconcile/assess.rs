@@ -4,18 +4,20 @@
 //! from the spec or its flow set only, never from a container.
 use super::{
     ReconcileError,
-    crashes::Crashes,
     jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
     plan::{self, Blueprint, GivenAt, job_key},
     probes::{Probes, Word},
+    reduce::last_given,
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
     workload::{Unmet, valkey::CacheSeen},
 };
 use inside::{models, node_red};
+pub use past::settles_in;
+use past::{age, before_of, crashes_of, exit_code, is_ended_by_us, is_looping, lately_ended, settled, up_for};
 use redforge_shared::{
     desired::{InstanceSpec, Workload},
     ids::{Digest, Name},
@@ -27,9 +29,10 @@ use redforge_shared::{
     standin,
 };
 use std::collections::BTreeMap;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 mod inside;
+mod past;
 
 /// Everything about one instance at one moment.
 pub struct Glance<'a> {
@@ -44,6 +47,8 @@ pub struct Glance<'a> {
     pub blocked: &'a [String],
     /// Why the spec that was asked for is not the one that runs.
     pub back: Option<&'a Failed>,
+    /// It has had its time to come up, and nothing has worked before it.
+    pub overdue: bool,
     /// What was found before the last change of exactly this spec.
     pub preflight: Option<&'a Preflight>,
     pub now: OffsetDateTime,
@@ -75,7 +80,7 @@ fn because(phase: Phase, health: Health, sync: Sync, reason: Reason) -> Verdict 
 
 /// The instance's status.
 pub fn assess(g: &Glance<'_>) -> InstanceStatus {
-    let verdict = gone_back(g, judge(g));
+    let verdict = overdue(g, gone_back(g, judge(g)));
     let Verdict(phase, health, sync, reason, names) = if g.hold.is_some() { paused(verdict) } else { verdict };
     let c = g.container;
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
@@ -122,22 +127,20 @@ fn progress(g: &Glance<'_>) -> Option<Progress> {
     (!running.is_empty()).then(|| Progress { what: bounded(what), done_bytes, total_bytes })
 }
 
+/// With nothing to go back to it is left to try; that it should have come up by now is said.
+fn overdue(g: &Glance<'_>, verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict(phase, Health::Unknown, Sync::Updating, None, names) if g.overdue => {
+            Verdict(phase, Health::Error, Sync::OutOfDate, Some(Reason::DeadlineExceeded), names)
+        }
+        other => other,
+    }
+}
+
 /// Held at the site: how well it works is said as ever, how far it is from its spec does not count.
 fn paused(verdict: Verdict) -> Verdict {
     let Verdict(phase, health, _, reason, names) = verdict;
     Verdict(phase, health, Sync::Paused, reason.or(Some(Reason::Held)), names)
-}
-
-/// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.
-fn exit_code(g: &Glance<'_>) -> Option<i32> {
-    let c = g.container?;
-    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
-        return k.exit_code.or_else(|| before_of(g, c).and_then(|b| b.exit_code));
-    }
-    if c.state == ContainerState::Running {
-        return None;
-    }
-    (!c.started_at.is_empty() && c.state != ContainerState::Created).then_some(c.exit_code)
 }
 
 /// The last good spec runs in place of the one that was asked for; on the way there the status says so too.
@@ -156,49 +159,16 @@ fn gone_back(g: &Glance<'_>, verdict: Verdict) -> Verdict {
 /// Does this container do what its spec asks for now?
 pub fn does(g: &Glance<'_>) -> bool {
     let Some(c) = g.container else { return false };
-    let Verdict(phase, health, sync, ..) = lived(g, c);
+    // Whoever ended lately serves all the same.
+    let Verdict(phase, health, sync, ..) = probed(g, c, by_kind(g, c));
     (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
 }
 
 /// Does this container do what its spec asks for, and has it for long enough to be trusted?
 pub fn is_ready(g: &Glance<'_>) -> bool {
     let Some(c) = g.container else { return false };
-    does(g) && up_for(c, g.now).is_none_or(settled)
-}
-
-/// A container that ended this soon after its start may be one that never comes up.
-const SETTLED: time::Duration = time::Duration::seconds(10);
-
-fn settled(up: time::Duration) -> bool {
-    up >= SETTLED
-}
-
-/// How long until this one, which runs, has run for long enough; none when it has.
-pub fn settles_in(c: &ContainerSeen, now: OffsetDateTime) -> Option<std::time::Duration> {
-    let left = SETTLED - up_for(c, now).filter(|_| c.state == ContainerState::Running)?;
-    left.try_into().ok().filter(|left: &std::time::Duration| !left.is_zero() && *left <= SETTLED.unsigned_abs())
-}
-
-/// None: the engine does not say since when.
-fn up_for(c: &ContainerSeen, now: OffsetDateTime) -> Option<time::Duration> {
-    Some(now - OffsetDateTime::parse(&c.started_at, &Rfc3339).ok()?)
-}
-
-/// What was said of this same container in the last pass.
-fn before_of<'a>(g: &'a Glance<'_>, c: &ContainerSeen) -> Option<&'a InstanceStatus> {
-    g.before.filter(|b| b.container_id.as_deref() == Some(&c.id))
-}
-
-/// It ended by itself, and rests or was brought back and has not run for long enough to say that it stays up.
-fn is_looping(g: &Glance<'_>, c: &ContainerSeen) -> bool {
-    let up = || c.state == ContainerState::Running && up_for(c, g.now).is_none_or(settled);
-    crashes_of(g).is_some_and(|k| k.rests_until.is_some() || (k.exit_code.is_some() && !up()))
-}
-
-/// How often this container has ended by itself.
-fn crashes_of<'a>(g: &'a Glance<'_>) -> Option<&'a Crashes> {
-    let c = g.container?;
-    g.memory.crashes.get(&c.id)
+    let steady = || crashes_of(g).is_none_or(|k| k.is_steady(up_for(c, g.now)));
+    does(g) && age(g, c).is_none_or(settled) && steady()
 }
 
 /// The step that ran out of time, where that is why the status is what it is.
@@ -207,7 +177,8 @@ fn late(g: &Glance<'_>) -> Option<ChangeStep> {
     let failure = || g.jobs.failure(&job_key::image(&g.spec.image));
     let pull = || failure().is_some_and(|(reason, _)| reason == Reason::DeadlineExceeded);
     let now = || g.fault.and_then(late_step).or_else(|| pull().then_some(ChangeStep::Pull));
-    failed.map_or_else(now, |f| f.late)
+    let overdue = || g.overdue.then_some(ChangeStep::Healthy);
+    failed.map_or_else(|| now().or_else(overdue), |f| f.late)
 }
 
 /// The step that this fault says ran out of time.
@@ -251,9 +222,9 @@ fn judge(g: &Glance<'_>) -> Verdict {
                 // What serves goes on until everything is here.
                 Some(digest) => {
                     let names = vec![digest.to_string()];
-                    Verdict(phase_of(c), health, Sync::Updating, Some(Reason::BlobMissing), names)
+                    Verdict(leaving(c), health, Sync::Updating, Some(Reason::BlobMissing), names)
                 }
-                None => plain(phase_of(c), health, Sync::Updating),
+                None => plain(leaving(c), health, Sync::Updating),
             }
         }
         Some(c) => lived(g, c),
@@ -364,15 +335,19 @@ fn phase_of(c: &ContainerSeen) -> Phase {
     }
 }
 
+/// The phase of one that another shall take the place of.
+fn leaving(c: &ContainerSeen) -> Phase {
+    if c.state == ContainerState::Exited { Phase::Stopping } else { phase_of(c) }
+}
+
 /// The right container: what does it do, and what runs inside?
 fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
-    probed(g, c, by_kind(g, c))
+    lately_ended(g, c, probed(g, c, by_kind(g, c)))
 }
 
 fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
     if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
-        let reason = if k.out_of_memory { Reason::OutOfMemory } else { Reason::ContainerExited };
-        return because(Phase::Crashed, Health::Error, Sync::UpToDate, reason);
+        return because(Phase::Crashed, Health::Error, Sync::UpToDate, k.reason());
     }
     match c.state {
         ContainerState::Created => plain(Phase::Starting, Health::Unknown, Sync::Updating),
@@ -383,6 +358,7 @@ fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
             let names = before_of(g, c).map(|b| b.names.clone()).unwrap_or_default();
             Verdict(Phase::Starting, Health::Unknown, Sync::Drifted, Some(Reason::Edited), names)
         }
+        ContainerState::Exited if is_ended_by_us(g, c) => plain(Phase::Starting, Health::Unknown, Sync::Updating),
         ContainerState::Restarting | ContainerState::Exited | ContainerState::Dead => {
             let reason = if c.oom_killed { Reason::OutOfMemory } else { Reason::ContainerExited };
             because(Phase::Crashed, Health::Error, Sync::UpToDate, reason)
@@ -419,7 +395,7 @@ fn probed(g: &Glance<'_>, c: &ContainerSeen, verdict: Verdict) -> Verdict {
     let failed = |phase, health, sync| {
         Verdict(phase, health, sync, Some(Reason::ProbeFailed), vec![check.probe.kind().to_owned()])
     };
-    match g.probes.word(c) {
+    match g.probes.word(c, last_given(g.given, c, g.homes).map(|given| given.digest)) {
         Word::Starting => plain(Phase::Starting, Health::Unknown, Sync::Updating),
         Word::Late => failed(Phase::Starting, Health::Error, Sync::Updating),
         Word::Passes => verdict,

@@ -1,6 +1,7 @@
 //! Which spec an instance runs: the one it is asked for or, where that one failed, the last that worked. Pure.
 //!
-//! A failed spec stays failed until it changes, its restart nonces included; then it is tried again.
+//! A failed spec stays failed until it changes, its restart nonce included; then it is tried again. A restart that the site
+//! asks for is one of what serves.
 use super::memory::{Failed, LastGood, Remembered, image_key};
 use crate::{db::ledger::Site, runtime::ImageSeen, workload::Given};
 use redforge_shared::{
@@ -20,6 +21,8 @@ pub struct Chosen {
     pub back: BTreeMap<Name, Failed>,
     /// What image references mean for those that went back.
     pinned: BTreeMap<Name, ImageSeen>,
+    /// Identity of what was asked for, without the restart that the site asked for.
+    pub unrestarted: BTreeMap<Name, Digest>,
     /// Numbers of the secrets that the site gave.
     secrets: BTreeMap<Name, u64>,
     /// Instances whose flows may be edited at the moment.
@@ -31,6 +34,7 @@ pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembe
     let mut chosen = Chosen {
         state: state.clone(),
         asked: BTreeMap::new(),
+        unrestarted: BTreeMap::new(),
         back: BTreeMap::new(),
         pinned: BTreeMap::new(),
         secrets: given.iter().map(|(name, (version, _))| (name.clone(), *version)).collect(),
@@ -39,11 +43,15 @@ pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembe
     for spec in &mut chosen.state.instances {
         let wish = editing(spec);
         let asked = identity(spec, site.nonces.get(&spec.name), &chosen.secrets);
-        chosen.asked.insert(spec.name.clone(), asked);
-        let failed = memory.failed.get(&spec.name).filter(|f| f.spec == asked);
+        let unrestarted = identity(spec, None, &chosen.secrets);
         // The same spec with another nonce or secret is nothing to go back to: it would be the same container.
         let good =
             memory.last_good.get(&spec.name).filter(|g| plain(&g.spec) != plain(spec) && same_kind(&g.spec, spec));
+        // Somebody at the site who restarts what went back means what serves; with nothing to go back to, they try again.
+        let same = |f: &&Failed| f.spec == asked || (good.is_some() && f.unrestarted == Some(unrestarted));
+        let failed = memory.failed.get(&spec.name).filter(same);
+        chosen.asked.insert(spec.name.clone(), failed.map_or(asked, |f| f.spec));
+        chosen.unrestarted.insert(spec.name.clone(), unrestarted);
         if let (Some(failed), Some(LastGood { spec: good, image, .. })) = (failed, good) {
             chosen.back.insert(spec.name.clone(), failed.clone());
             chosen.pinned.insert(spec.name.clone(), image.clone());
@@ -64,7 +72,7 @@ pub fn choose(state: &DesiredState, site: &Site, given: &Given, memory: &Remembe
 }
 
 /// Data of one kind is of no use to another.
-fn same_kind(a: &InstanceSpec, b: &InstanceSpec) -> bool {
+pub fn same_kind(a: &InstanceSpec, b: &InstanceSpec) -> bool {
     a.workload.kind() == b.workload.kind()
 }
 
@@ -77,7 +85,7 @@ fn editing(spec: &InstanceSpec) -> Option<(Drift, Option<Developer>)> {
 }
 
 /// The spec without what is asked of edits: no container and no flow works better or worse for it.
-fn plain(spec: &InstanceSpec) -> InstanceSpec {
+pub fn plain(spec: &InstanceSpec) -> InstanceSpec {
     let mut plain = spec.clone();
     if let Workload::NodeRed(n) = &mut plain.workload {
         (n.drift, n.developer) = (Drift::default(), None);

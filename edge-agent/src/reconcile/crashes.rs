@@ -3,7 +3,8 @@
 //!
 //! The engine's own restarts go on so that a host without an agent comes back from a reboot; what they hide (how often, since
 //! when, how it ended) is counted here. Whoever has stayed up is forgiven.
-use crate::runtime::{ContainerSeen, ContainerState};
+use crate::runtime::{ContainerSeen, ContainerState, Ended};
+use redforge_shared::report::Reason;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -15,6 +16,8 @@ const FIRST_REST: Duration = Duration::seconds(10);
 pub const LONGEST_REST: Duration = Duration::minutes(5);
 /// One that stayed up for so long begins anew.
 const FORGIVEN: Duration = Duration::minutes(10);
+/// One that ended less often than that is trusted again after so long.
+const STEADY: Duration = Duration::minutes(1);
 
 /// How often a container has ended by itself, how it last did, and until when it rests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,20 +37,52 @@ pub fn watch(before: Option<&Crashes>, c: &ContainerSeen, now: OffsetDateTime) -
     let new = if c.restarts >= known.engine { c.restarts - known.engine } else { c.restarts };
     known.engine = c.restarts;
     known.ends = known.ends.saturating_add(new);
-    if c.state == ContainerState::Restarting || (new > 0 && c.state != ContainerState::Running) {
-        known.exit_code = Some(c.exit_code);
-        known.out_of_memory = c.oom_killed;
+    if let Some(ended) = ended(&known, new, c) {
+        known.exit_code = Some(ended.exit_code);
+        known.out_of_memory = ended.out_of_memory;
+    }
+    let up = OffsetDateTime::parse(&c.started_at, &Rfc3339).map(|since| now - since);
+    // An agent that lost its memory meets the engine's count of a whole life.
+    let lived = new == 0 || before.is_none();
+    if c.state == ContainerState::Running && lived && up.is_ok_and(|up| up >= FORGIVEN) {
+        return known.forgiven();
     }
     if new > 0 && known.ends >= TAKE_OVER {
         known.rests_until = Some(now + rest(known.ends));
     }
     // A clock that was set back must not lengthen it.
     known.rests_until = known.rests_until.filter(|until| now < *until).map(|u| u.min(now + LONGEST_REST));
-    let up = OffsetDateTime::parse(&c.started_at, &Rfc3339).map(|since| now - since);
-    if c.state == ContainerState::Running && new == 0 && up.is_ok_and(|up| up >= FORGIVEN) {
-        return None;
+    (known.ends > 0 || known.engine > 0).then_some(known)
+}
+
+/// How it ended just now, or lately by itself, where that was not heard at once.
+fn ended(known: &Crashes, new: u32, c: &ContainerSeen) -> Option<Ended> {
+    let said = Ended { exit_code: c.exit_code, out_of_memory: c.oom_killed };
+    match c.state {
+        ContainerState::Restarting => Some(said),
+        // The engine has brought it back and forgotten how it ended. What the agent ends itself comes later.
+        ContainerState::Running if new > 0 => c.ended,
+        ContainerState::Running if known.ends > 0 && known.exit_code.is_none() => c.ended,
+        ContainerState::Running => None,
+        _ => (new > 0).then_some(said),
     }
-    (known.ends > 0).then_some(known)
+}
+
+impl Crashes {
+    /// What is left to know when its ends no longer count: how far the engine has counted.
+    pub fn forgiven(&self) -> Option<Self> {
+        (self.engine > 0).then(|| Self { engine: self.engine, ..Self::default() })
+    }
+
+    /// Has it been up for so long that its ends say nothing about it any more? None: nobody knows for how long.
+    pub fn is_steady(&self, up: Option<Duration>) -> bool {
+        up.is_none_or(|up| up >= if self.ends < TAKE_OVER { STEADY } else { FORGIVEN })
+    }
+
+    /// Why it last ended, in the words of a report.
+    pub fn reason(&self) -> Reason {
+        if self.out_of_memory { Reason::OutOfMemory } else { Reason::ContainerExited }
+    }
 }
 
 fn rest(ends: u32) -> Duration {
@@ -75,6 +110,7 @@ mod tests {
             started_at: started.format(&Rfc3339).expect("a time"),
             exit_code: 7,
             oom_killed: false,
+            ended: None,
             restarts,
             address: None,
             named: true,
@@ -115,6 +151,56 @@ mod tests {
         let up =
             |minutes| watch(Some(&known), &seen(ContainerState::Running, 0, START), START + Duration::minutes(minutes));
         assert_eq!((up(9).map(|k| k.ends), up(10)), (Some(9), None));
+    }
+
+    #[test]
+    fn what_is_forgiven_is_not_counted_again() {
+        let mut known = watch(None, &seen(ContainerState::Restarting, 2, START), START);
+        // Ends that lie apart are no loop, however many they come to be.
+        for restarts in 2..9 {
+            let later = START + Duration::days(restarts.into());
+            let up = seen(ContainerState::Running, restarts, later);
+            known = watch(known.as_ref(), &up, later);
+            let rests = known.as_ref().and_then(|k| k.rests_until);
+            assert!(restarts == 2 || rests.is_none(), "end {restarts} is a month after the others: {known:?}");
+            for minutes in [10, 11, 60] {
+                known = watch(known.as_ref(), &up, later + Duration::minutes(minutes));
+                assert_eq!(known.as_ref().map_or(0, |k| k.ends), 0, "forgiven after {minutes} minutes");
+            }
+        }
+        // Neither does an agent that has lost its memory hold a long life against it.
+        let lived = seen(ContainerState::Running, 7, START);
+        let met = watch(None, &lived, START + Duration::days(30)).expect("the engine's count is kept");
+        assert_eq!((met.ends, met.rests_until), (0, None));
+    }
+
+    #[test]
+    fn how_it_ended_is_heard_though_the_engine_brought_it_back_at_once() {
+        let back = |restarts, code| {
+            let ended = Some(Ended { exit_code: code, out_of_memory: code == 137 });
+            ContainerSeen { ended, exit_code: 0, ..seen(ContainerState::Running, restarts, START) }
+        };
+        let mut known = watch(None, &back(1, 3), START).expect("it ended");
+        assert_eq!((known.exit_code, known.reason()), (Some(3), Reason::ContainerExited));
+        known = watch(Some(&known), &back(3, 137), START).expect("it ended");
+        assert_eq!((known.exit_code, known.reason()), (Some(137), Reason::OutOfMemory));
+        // The agent's own stop is no end of its own.
+        let stopped = ContainerSeen { exit_code: 143, restarts: 3, ..back(3, 143) };
+        let stopped = ContainerSeen { state: ContainerState::Exited, ..stopped };
+        known = watch(Some(&known), &stopped, START).expect("it rests");
+        assert_eq!((known.exit_code, known.rests_until.is_some()), (Some(137), true));
+        // An end that was heard of only after the count.
+        let late = watch(None, &ContainerSeen { ended: None, ..back(1, 0) }, START).expect("it ended");
+        assert_eq!(late.exit_code, None);
+        assert_eq!(watch(Some(&late), &back(1, 4), START).and_then(|k| k.exit_code), Some(4));
+    }
+
+    #[test]
+    fn one_end_is_made_good_for_in_a_minute_and_a_loop_in_ten() {
+        let up = |s| Some(Duration::seconds(s));
+        let (once, loops) = (Crashes { ends: 2, ..Crashes::default() }, Crashes { ends: 3, ..Crashes::default() });
+        assert_eq!([59, 60].map(|s| once.is_steady(up(s))), [false, true]);
+        assert_eq!([60, 599, 600].map(|s| loops.is_steady(up(s))), [false, false, true]);
     }
 
     proptest! {

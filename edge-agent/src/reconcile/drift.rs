@@ -6,7 +6,7 @@ use super::{
     memory::Remembered,
     observe::AppSeen,
     plan::{Blueprint, Given},
-    reduce::{drift, home_of, was_given},
+    reduce::{drift, home_of, last_given, was_given},
     report::principal,
 };
 use crate::{privacy::RawDraft, workload::node_red::NodeRedSeen};
@@ -20,14 +20,23 @@ impl Reconciler {
     /// A runtime that has the flows it shall have was given them, whoever gave them: another content there is an edit from
     /// now on.
     pub(super) async fn note_given(&self, view: &View, memory: &mut Remembered) -> Result<(), ReconcileError> {
+        let now = self.deps.clock.now();
         for wanted in &view.desired.instances {
-            let (Some(digest), Blueprint::Ready(shape)) = (wanted.flow_set, &wanted.blueprint) else { continue };
+            let (Some(digest), Blueprint::Ready(shape)) = (wanted.flow_set.or(wanted.clears), &wanted.blueprint) else {
+                continue;
+            };
             let Some(set) = self.flow_sets.get(&digest) else { continue };
             for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
                 let Some(AppSeen::NodeRed(seen)) = view.apps.get(&c.id) else { continue };
+                // Of what was never given anything nothing is known.
+                if wanted.flow_set.is_none() && last_given(&view.given, c, &view.homes).is_none() {
+                    continue;
+                }
                 if let (true, Some(rev)) = (seen.hash == Some(set.hash) && !seen.credentials_wrong, &seen.rev) {
-                    let given = Given { digest, rev: rev.clone() };
-                    memory.set_deployed(&self.deps.ledger, &wanted.name, &home_of(c, &view.homes), given).await?;
+                    let given = Given::new(digest, rev.clone());
+                    memory
+                        .set_deployed(&self.deps.ledger, &wanted.name, &home_of(c, &view.homes), (given, now))
+                        .await?;
                 }
             }
         }

@@ -29,6 +29,7 @@ use std::{
     path::Path,
     sync::Arc,
 };
+use time::OffsetDateTime;
 
 /// Where the internal network's subnet is kept.
 pub const SUBNET_KEY: &str = "subnet";
@@ -52,6 +53,7 @@ pub struct Deeds<'a> {
     pub memory: &'a mut Remembered,
     pub jobs: &'a mut Jobs,
     pub shelf: &'a Shelf,
+    pub now: OffsetDateTime,
 }
 
 /// Steps that failed, by instance; under `None` what all instances need.
@@ -139,7 +141,14 @@ impl Deeds<'_> {
                 self.has_types_of(instance, (address, &token), (*digest, &flows.flows)).await?;
                 let deployed = node_red::deploy(address, &token, &flows.flows, (*full, *credentials)).await;
                 let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
-                let given = Given { digest: *digest, rev };
+                let given = (Given::new(*digest, rev), self.now);
+                return self.memory.set_deployed(self.ledger, instance, home, given).await;
+            }
+            Step::PutFlows { instance, id, home, digest } => {
+                let set = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+                let put = runtime.put_below(id, node_red::DATA_PATH, &[node_red::flow_file(&set.flows)]).await;
+                put.map_err(ReconcileError::Runtime)?;
+                let given = (Given::new(*digest, String::new()), self.now);
                 return self.memory.set_deployed(self.ledger, instance, home, given).await;
             }
             Step::StartFlows { instance, id } => {

@@ -19,7 +19,10 @@ impl Reconciler {
     /// Reads flow sets that have arrived. A damaged one is removed: planning then wants it again.
     pub(super) async fn read_flow_sets(&mut self, state: &DesiredState) {
         let needed: Vec<Digest> = state.instances.iter().filter_map(|i| i.flow_set()).collect();
-        self.flow_sets.retain(|d, _| needed.contains(d));
+        // What takes the place of what was given is never fetched.
+        let (nothing, empty) = flows::nothing();
+        self.flow_sets.entry(nothing).or_insert_with(|| Arc::new(empty));
+        self.flow_sets.retain(|d, _| needed.contains(d) || *d == nothing);
         for digest in needed {
             if self.flow_sets.contains_key(&digest) {
                 continue;
@@ -81,6 +84,6 @@ pub(super) async fn remember(ledger: &Ledger, memory: &mut Remembered, brought: 
             let job = job_key::model(&instance, &model.name);
             memory.forget_begun(ledger, |begun| begun == job).await
         }
-        Brought::Loaded(_) | Brought::Stopped => Ok(()),
+        Brought::Loaded(_) | Brought::Stopped(_) => Ok(()),
     }
 }

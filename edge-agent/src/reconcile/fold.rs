@@ -38,6 +38,7 @@ pub fn fold(one: InstanceStatus, each: &[InstanceStatus], around: Around<'_>) ->
         (all.phase, all.health) = match ready {
             0 => (worst.phase, worst.health),
             n if n < desired => (Phase::Running, Health::Degraded),
+            _ if worst.health == Health::Degraded => (Phase::Running, Health::Degraded),
             _ => (Phase::Running, Health::Healthy),
         };
         all.restarts = each.iter().map(|s| s.restarts).sum();

@@ -56,7 +56,8 @@ pub enum Brought {
         model: Model,
     },
     Loaded(String),
-    Stopped,
+    /// The container's id.
+    Stopped(String),
 }
 
 /// Why a job brought nothing.
@@ -143,6 +144,8 @@ pub struct Jobs {
     failed: BTreeMap<String, Failure>,
     /// When models were loaded.
     loaded: BTreeMap<String, Instant>,
+    /// Containers that were ended, until somebody says that they run again or are gone.
+    stopped: BTreeSet<String>,
     /// Of jobs that wait for blobs, from one to the next.
     meters: BTreeMap<String, Arc<Meter>>,
     done: Arc<Notify>,
@@ -159,6 +162,7 @@ impl Default for Jobs {
             running,
             failed,
             loaded: BTreeMap::new(),
+            stopped: BTreeSet::new(),
             meters: BTreeMap::new(),
             done: Arc::default(),
         }
@@ -259,8 +263,18 @@ impl Jobs {
     pub fn stop(&mut self, key: String, runtime: Arc<dyn Runtime>, container: String) {
         self.begin(key, async move |_| {
             runtime.stop_container(&container).await.map_err(JobError::Stop)?;
-            Ok(Brought::Stopped)
+            Ok(Brought::Stopped(container))
         });
+    }
+
+    /// Was this container, which is down, ended by the agent?
+    pub fn has_stopped(&self, container: &str) -> bool {
+        self.stopped.contains(container)
+    }
+
+    /// Forgets stops of containers that are down no longer.
+    pub fn forget_stops(&mut self, down: impl Fn(&str) -> bool) {
+        self.stopped.retain(|container| down(container));
     }
 
     fn begin<F>(&mut self, key: String, job: impl FnOnce(Arc<Meter>) -> F)
@@ -292,6 +306,9 @@ impl Jobs {
                     self.failed.remove(&key);
                     if let Brought::Loaded(key) = &b {
                         self.loaded.insert(key.clone(), Instant::now());
+                    }
+                    if let Brought::Stopped(container) = &b {
+                        self.stopped.insert(container.clone());
                     }
                     brought.push(b);
                 }

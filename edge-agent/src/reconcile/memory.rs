@@ -30,6 +30,9 @@ pub struct Failed {
     /// The step that ran out of time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<ChangeStep>,
+    /// Identity of the spec without the restart that the site asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrestarted: Option<Digest>,
 }
 
 /// What an instance ran when it last was as its spec asked: what it goes back to.
@@ -258,9 +261,12 @@ impl Remembered {
         ledger: &Ledger,
         instance: &Name,
         home: &str,
-        given: plan::Given,
+        (given, now): (plan::Given, OffsetDateTime),
     ) -> Result<(), ReconcileError> {
         let at = self.deployed.entry(instance.clone()).or_default();
+        // The same flow set again, as after an edit, is nothing new to be tried.
+        let known = at.get(home).filter(|g| g.digest == given.digest);
+        let given = plan::Given { since: known.map_or(Some(now), |g| g.since), ..given };
         if at.get(home) != Some(&given) {
             at.insert(home.to_owned(), given);
             // Places that are gone are in nobody's way, and the oldest are as good as any to be forgotten.

@@ -183,7 +183,7 @@ fn bring_up_one(
             keep(wanted, shape, c, memory, actual, steps);
             hand_over(wanted, shape, c, own, actual, steps);
         }
-        None => replace(wanted, shape, own, actual, budget, steps),
+        None => replace(wanted, shape, own, (memory, actual), budget, steps),
     }
 }
 
@@ -227,6 +227,10 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
         }
         return;
     }
+    if c.life == Life::Paused {
+        steps.push(Step::Start { instance: instance(), container: c.name.clone() });
+        return;
+    }
     let live_is_right = shape.live_hash.is_none() || shape.live_hash.as_ref() == actual.live.get(&c.id);
     if !live_is_right && let Some(volume) = &shape.live {
         if !actual.volumes.contains_key(volume) {
@@ -241,6 +245,7 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
                 steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
             }
             put_modules(wanted, shape, steps);
+            put_flows(wanted, (&c.id, &c.home), memory, actual, steps);
             start(wanted, shape, &c.name, c.outside, steps);
         }
         return;
@@ -272,10 +277,19 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
 }
 
 fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, steps: &mut Vec<Step>) {
-    let (Some(digest), Some(seen)) = (wanted.flow_set, actual.flows.get(&c.id)) else { return };
-    let Some(content) = actual.flow_sets.get(&digest) else { return };
+    let Some(seen) = actual.flows.get(&c.id) else { return };
     let (instance, id) = (wanted.name.clone(), c.id.clone());
-    let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(&seen.home)).filter(|g| g.digest == digest);
+    let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(&seen.home));
+    // Without a flow set only what was given is taken out; what somebody made there is theirs.
+    let clears = wanted.clears.filter(|nothing| given.is_some_and(|g| g.digest != *nothing));
+    let Some(digest) = wanted.flow_set.or(clears) else {
+        if wanted.clears.is_some() && seen.stopped {
+            steps.push(Step::StartFlows { instance, id });
+        }
+        return;
+    };
+    let Some(content) = actual.flow_sets.get(&digest) else { return };
+    let given = given.filter(|g| g.digest == digest);
     // The runtime still has what it was given, and shows it in another form: giving it again changes nothing. Or somebody
     // edited it, and whoever wrote the spec wants to be told, or to have the edit.
     let leave = given.is_some_and(|g| g.rev == seen.rev || wanted.drift != Drift::Enforce);
@@ -283,7 +297,7 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
     let credentials = seen.credentials_wrong && !leave_credentials;
     if seen.hash != Some(*content) && !leave || credentials {
         // Other credentials alone restart no node: a partial deploy would leave the broker's node without them.
-        let full = credentials || !memory.deployed.contains_key(&wanted.name);
+        let full = credentials || clears.is_some() || !memory.deployed.contains_key(&wanted.name);
         let (home, credentials) = (seen.home.clone(), credentials || !seen.credentials_held);
         steps.push(Step::DeployFlows { instance, id, home, digest, full, credentials });
     } else if seen.stopped {
@@ -294,6 +308,23 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
 fn put_modules(wanted: &Wanted, shape: &Shape, steps: &mut Vec<Step>) {
     if let (Some((volume, _)), Some(flow_set)) = (&shape.modules, wanted.flow_set) {
         steps.push(Step::PutModules { instance: wanted.name.clone(), volume: volume.clone(), flow_set });
+    }
+}
+
+/// Flows that end their runtime would end it again before it could be given others: where others were given last, those
+/// that it shall have lie there before it starts.
+fn put_flows(
+    wanted: &Wanted,
+    (container, home): (&str, &str),
+    memory: &Memory,
+    actual: &Actual,
+    steps: &mut Vec<Step>,
+) {
+    let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(home));
+    let digest = wanted.flow_set.or(wanted.clears).filter(|digest| actual.flow_sets.contains_key(digest));
+    if let Some(digest) = digest.filter(|digest| given.is_some_and(|g| g.digest != *digest)) {
+        let (instance, id, home) = (wanted.name.clone(), container.to_owned(), home.to_owned());
+        steps.push(Step::PutFlows { instance, id, home, digest });
     }
 }
 
@@ -316,7 +347,7 @@ fn replace(
     wanted: &Wanted,
     shape: &Shape,
     own: &[&Found],
-    actual: &Actual,
+    (memory, actual): (&Memory, &Actual),
     budget: &mut Budget,
     steps: &mut Vec<Step>,
 ) {
@@ -349,6 +380,11 @@ fn replace(
         let (instance, container) = (wanted.name.clone(), shape.slots[replica].clone());
         let step = Step::Create { instance, container: container.clone(), replica: replica as u32, named: !beside };
         steps.push(step);
+        // In the volume of those before it lie their flows.
+        let kept = |home: &&String| home.split(' ').next().is_some_and(|volume| shape.data.contains(volume));
+        if let Some(home) = actual.homes.get(&wanted.name).filter(kept) {
+            put_flows(wanted, (&container, home), memory, actual, steps);
+        }
         if wanted.waits.is_none() {
             start(wanted, shape, &container, false, steps);
         }

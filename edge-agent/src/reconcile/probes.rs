@@ -3,7 +3,7 @@
 //! One task per start of a container; it ends when that start is over or is to be asked otherwise. A pass reads the word
 //! that the answers come to, and is woken when the word changes. Until the first success an instance is asked often: that
 //! is when somebody waits.
-use super::{Reconciler, View};
+use super::{Reconciler, View, reduce::last_given};
 use crate::{
     runtime::{ContainerSeen, ContainerState},
     workload::{
@@ -13,7 +13,7 @@ use crate::{
 };
 use redforge_shared::{
     desired::{InstanceSpec, Probe},
-    ids::Name,
+    ids::{Digest, Name},
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -50,8 +50,8 @@ fn after(word: Word, passed: bool, in_a_row: u32, threshold: u32, late: bool) ->
     }
 }
 
-/// A container's start: its id, and since when it runs.
-type Start = (String, String);
+/// A container's start: its id, since when it runs, and the flow set that it was given: other flows answer for themselves.
+type Start = (String, String, Option<Digest>);
 
 struct Asked {
     ask: Ask,
@@ -78,9 +78,9 @@ impl Probes {
         Self { asked: BTreeMap::new(), tasks: JoinSet::new(), news }
     }
 
-    /// What this start's answers come to.
-    pub fn word(&self, c: &ContainerSeen) -> Word {
-        let asked = self.asked.get(&(c.id.clone(), c.started_at.clone()));
+    /// What this start's answers come to, with the flow set that it was given.
+    pub fn word(&self, c: &ContainerSeen, flow_set: Option<Digest>) -> Word {
+        let asked = self.asked.get(&(c.id.clone(), c.started_at.clone(), flow_set));
         asked.map_or(Word::Starting, |a| *a.word.borrow())
     }
 
@@ -125,7 +125,8 @@ impl Reconciler {
         let wanted = running.filter_map(|c| {
             let spec = view.chosen.state.instance(c.instance.as_str())?;
             let ask = Ask { check: spec.check()?, address: c.address?, broker: self.login(view, spec, c) };
-            Some(((c.id.clone(), c.started_at.clone()), ask))
+            let given = last_given(&view.given, c, &view.homes).map(|g| g.digest);
+            Some(((c.id.clone(), c.started_at.clone(), given), ask))
         });
         let wanted = wanted.collect();
         self.probes.keep(wanted);

@@ -19,6 +19,7 @@ use crate::{
 };
 use redforge_shared::{
     desired::{DesiredState, Drift, InstanceSpec, Workload},
+    flows,
     ids::{Digest, Name},
     report::{Health, HostStatus, InstanceStatus, Sync},
 };
@@ -47,6 +48,7 @@ pub fn desired(
             (None, false) => Blueprint::NoImage,
         },
         flow_set: spec.flow_set(),
+        clears: matches!((&spec.workload, spec.flow_set()), (Workload::NodeRed(_), None)).then(|| flows::nothing().0),
         drift: drift(spec),
         waits: waits.get(&spec.name).cloned(),
         // `survey` looks later.
@@ -82,8 +84,16 @@ pub fn was_given(
     digest: Digest,
     homes: &BTreeMap<Name, String>,
 ) -> bool {
-    let at = given.get(&c.instance);
-    at.and_then(|at| at.get(&home_of(c, homes))).is_some_and(|g| g.digest == digest)
+    last_given(given, c, homes).is_some_and(|g| g.digest == digest)
+}
+
+/// What the runtime in this container was given last.
+pub fn last_given<'a>(
+    given: &'a BTreeMap<Name, plan::GivenAt>,
+    c: &ContainerSeen,
+    homes: &BTreeMap<Name, String>,
+) -> Option<&'a plan::Given> {
+    given.get(&c.instance)?.get(&home_of(c, homes))
 }
 
 fn shape(names: &Names, spec: &InstanceSpec, r: &Rendered, replicas: u32) -> Shape {
@@ -126,10 +136,11 @@ pub fn actual(
     let ours = seen.containers.iter().filter(|c| c.state != ContainerState::Removing);
     let mut actual = plan::Actual {
         networks: seen.networks.keys().cloned().collect(),
-        containers: ours.map(|c| found(c, ready)).collect(),
+        containers: ours.map(|c| found(c, homes, ready)).collect(),
         volumes: seen.volumes.iter().map(|(n, v)| (n.clone(), volume(&v.instance, v.purpose))).collect(),
         helpers: seen.helpers.clone(),
         foreign: seen.foreign.clone(),
+        homes: homes.clone(),
         flow_sets: flow_sets.iter().map(|(d, f)| (*d, f.hash)).collect(),
         ..plan::Actual::default()
     };
@@ -172,8 +183,9 @@ pub fn actual(
     actual
 }
 
-fn found(c: &ContainerSeen, ready: &BTreeSet<String>) -> Found {
+fn found(c: &ContainerSeen, homes: &BTreeMap<Name, String>, ready: &BTreeSet<String>) -> Found {
     Found {
+        home: if homes.contains_key(&c.instance) { home_of(c, homes) } else { String::new() },
         id: c.id.clone(),
         name: c.name.clone(),
         instance: c.instance.clone(),
@@ -183,7 +195,8 @@ fn found(c: &ContainerSeen, ready: &BTreeSet<String>) -> Found {
         life: match c.state {
             ContainerState::Created | ContainerState::Exited => Life::Down,
             ContainerState::Running => Life::Running,
-            ContainerState::Paused | ContainerState::Restarting => Life::Between,
+            ContainerState::Paused => Life::Paused,
+            ContainerState::Restarting => Life::Between,
             ContainerState::Dead | ContainerState::Removing => Life::Dead,
         },
         // The engine writes a time before all times.

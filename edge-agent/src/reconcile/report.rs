@@ -1,14 +1,14 @@
 //! What a pass tells: the host's status, and what `collect` may read from. Last step of the flow down.
 //!
-//! Words are chosen in [`assess`]; here they are gathered, and what they teach is remembered: which specs were refused,
-//! which worked.
+//! Words are chosen in [`assess`]; here they are gathered, and what they teach is remembered: which specs were refused, how
+//! often containers ended.
 use super::{
     ReconcileError, Reconciler, View,
     assess::{self, Glance},
     crashes,
     execute::Faults,
     fold::{Around, fold},
-    memory::{Failed, LastGood, Remembered},
+    memory::{Failed, Remembered},
     plan::{self, Blueprint},
     reduce,
 };
@@ -22,7 +22,7 @@ use crate::{
 use redforge_shared::{
     desired::{InstanceSpec, Workload},
     ids::Digest,
-    report::{Health, HostStatus, InstanceStatus, Phase, Reason, Sync},
+    report::{Health, HostStatus, InstanceStatus, Reason, Sync},
     scale::Replicas,
 };
 use std::{collections::BTreeSet, net::SocketAddr, sync::PoisonError};
@@ -88,6 +88,7 @@ impl Reconciler {
             app: container.and_then(|c| view.apps.get(&c.id)),
             blocked: &[],
             back: view.chosen.back.get(&spec.name),
+            overdue: self.trials.get(&spec.name).is_some_and(|t| t.overdue && t.spec == wanted.spec),
             preflight: self.said.get(&spec.name).filter(|(spec, _)| *spec == wanted.spec).map(|(_, p)| p),
             now: self.deps.clock.now(),
             fault: None,
@@ -123,7 +124,8 @@ impl Reconciler {
             let hangs = |f: &ReconcileError| assess::late_step(f).is_some() && memory.can_go_back(name, *asked);
             let fault = faults.get(&Some(name.clone())).filter(|f| f.is_final() || hangs(f));
             if let Some((fault, (reason, names))) = fault.and_then(|f| Some((f, assess::fault_reason(f)?))) {
-                let failed = Failed { spec: *asked, reason, names, late: assess::late_step(fault) };
+                let unrestarted = view.chosen.unrestarted.get(name).copied();
+                let failed = Failed { spec: *asked, reason, names, late: assess::late_step(fault), unrestarted };
                 memory.set_failed(&self.deps.ledger, name, Some(failed)).await?;
             }
         }
@@ -131,8 +133,14 @@ impl Reconciler {
     }
 
     /// Counts how often the containers that shall run have ended by themselves.
-    pub(super) async fn remember_crashes(&self, view: &View, memory: &mut Remembered) -> Result<(), ReconcileError> {
+    pub(super) async fn remember_crashes(
+        &mut self,
+        view: &View,
+        memory: &mut Remembered,
+    ) -> Result<(), ReconcileError> {
         let now = self.deps.clock.now();
+        let down = |id: &str| view.seen.containers.iter().any(|c| c.id == id && c.state == ContainerState::Exited);
+        self.jobs.forget_stops(down);
         for wanted in &view.desired.instances {
             let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
             for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
@@ -149,16 +157,9 @@ impl Reconciler {
     }
 
     /// Publishes the host's status; says whether it is another than before.
-    pub(super) async fn report(
-        &self,
-        view: &View,
-        actual: &plan::Actual,
-        faults: &Faults,
-        memory: &mut Remembered,
-    ) -> Result<bool, ReconcileError> {
+    pub(super) fn report(&self, view: &View, actual: &plan::Actual, faults: &Faults, memory: &Remembered) -> bool {
         let before = self.status.borrow().clone();
         let mut instances = Vec::new();
-        let mut good = Vec::new();
         for (spec, wanted) in view.chosen.state.instances.iter().zip(&view.desired.instances) {
             let blocked = plan::blocked_by(wanted, actual);
             let glance = Glance {
@@ -166,25 +167,14 @@ impl Reconciler {
                 fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
                 ..self.glance(view, memory, (spec, wanted), &before)
             };
-            let status = self.of_all(view, (spec, wanted), &glance);
-            let works = (status.phase, status.health, status.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate);
-            if let (true, Blueprint::Ready(shape), Some(image)) =
-                (works && assess::is_ready(&glance), &wanted.blueprint, view.chosen.image(spec, memory))
-            {
-                let (spec, image, container_hash) = (spec.clone(), image.clone(), shape.hash.clone());
-                good.push(LastGood { spec, identity: wanted.spec, image, container_hash });
-            }
-            instances.push(status);
-        }
-        for good in good {
-            memory.set_good(&self.deps.ledger, good).await?;
+            instances.push(self.of_all(view, (spec, wanted), &glance));
         }
         let wanted = |c: &ContainerSeen| view.chosen.state.instance(c.instance.as_str()).is_some();
         let leaving =
             |held| view.seen.containers.iter().any(|c| !wanted(c) && view.desired.held.covers(&c.instance) == held);
         let leaving = leaving(false).then_some(Sync::Updating).or(leaving(true).then_some(Sync::Paused));
         let status = reduce::host_status(&view.accepted, instances, leaving);
-        Ok(self.publish(status))
+        self.publish(status)
     }
 
     /// Replaces the status; says whether it is another than before. How far a fetch is changes at every look: that alone

@@ -14,8 +14,10 @@ use redforge_shared::{
 
 mod changes;
 mod clean_up;
+mod in_turn;
 mod replicas;
 mod scaling;
+mod trust;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];

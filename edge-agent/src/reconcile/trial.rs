@@ -1,18 +1,22 @@
-//! How long a new container may take: one that does not come up within its deadline makes way for what worked before.
+//! How long a new version may take, and when it is trusted: one that does not come up within its deadline, or breaks
+//! within that time after it came up, makes way for what worked before.
 //!
-//! Only a change that needs a new container or other flows is on trial, and only where something has worked before: with
-//! nothing to go back to, the new one is left to try. What is being fetched (flows, models) or waited for does not
-//! count as time to come up.
+//! What worked before is remembered until then. Only a change that needs a new container or other flows is on trial, and
+//! only where something has worked before: with nothing to go back to, the new one is left to try, and it is said that it
+//! is late. What is being fetched (flows, models) or waited for does not count as time to come up.
 use super::{
     ReconcileError, Reconciler, View, assess,
+    choose::{plain, same_kind},
     execute::Faults,
-    memory::{Failed, Remembered},
-    plan::{Blueprint, Wanted},
+    memory::{Failed, LastGood, Remembered},
+    plan::{Blueprint, Shape, Wanted},
+    reduce::last_given,
 };
-use crate::runtime::ContainerSeen;
+use crate::runtime::{ContainerSeen, ContainerState};
+use attempt::{Attempt, Shown, Verdict};
 use redforge_shared::{
-    ids::{Digest, Name},
-    report::{InstanceStatus, Phase, Reason, preflight::ChangeStep},
+    ids::Name,
+    report::{Health, InstanceStatus, Phase, Reason, Sync, preflight::ChangeStep},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,54 +24,119 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long a runtime may speak of the flows that it had before.
-const SETTLED: Duration = Duration::from_secs(3);
+mod attempt;
 
-/// Specs on trial, and since when. Not kept over a restart of the agent: the trial begins again.
-pub type Trials = BTreeMap<Name, (Digest, Instant, Duration)>;
+/// How long a runtime may speak of the flows that it had before.
+const HEARD: Duration = Duration::from_secs(3);
+
+/// Versions on trial. Not kept over a restart of the agent: the trial begins again.
+pub type Trials = BTreeMap<Name, Attempt>;
 
 impl Reconciler {
-    /// Ends trials: those that came up are over, those whose time is up have failed.
+    /// Ends trials: those that worked for their time are what worked last, those whose time is up have failed. Says whether
+    /// the next look finds another choice.
     pub(super) async fn end_trials(
         &mut self,
         view: &View,
         ready: &BTreeSet<String>,
         faults: &Faults,
         memory: &mut Remembered,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<bool, ReconcileError> {
+        let mut ended = false;
         for wanted in &view.desired.instances {
-            let new = on_trial(wanted, view, ready, memory).map(|c| self.verdict(view, memory, wanted, c, faults));
-            let waits = |s: &InstanceStatus| {
-                let reason = matches!(s.reason, Some(Reason::BlobMissing | Reason::WaitingForSession));
-                s.phase == Phase::Pulling || reason
-            };
-            let Some(said) = new.flatten().filter(|s| !waits(s)) else {
+            let Blueprint::Ready(shape) = &wanted.blueprint else {
                 self.trials.remove(&wanted.name);
                 continue;
             };
-            let (late, limit) = self.time_of(wanted, memory);
-            let trial = self.trials.entry(wanted.name.clone()).or_insert_with(|| (wanted.spec, Instant::now(), limit));
-            if trial.0 != wanted.spec {
-                *trial = (wanted.spec, Instant::now(), limit);
-            }
-            // One that ends again and again need not be waited for.
-            let loops = said.next_start_at.is_some();
-            // Neither need one that lacks what nobody will bring; what it says at first may be about the flows before.
-            let lacks =
-                said.reason == Some(Reason::MissingTypes) && !said.names.is_empty() && trial.1.elapsed() > SETTLED;
-            trial.2 = limit;
-            if trial.1.elapsed() < limit && !loops && !lacks {
+            // One more that helped while others were replaced is none of it once it is ended.
+            let spare = |c: &ContainerSeen| shape.replicated && c.replica >= shape.replicas && is_down(c);
+            let its = |c: &&ContainerSeen| c.instance == wanted.name && c.hash == shape.hash && !spare(c);
+            let own: Vec<_> = view.seen.containers.iter().filter(its).collect();
+            let settled = own.len() >= shape.replicas as usize && own.iter().all(|c| ready.contains(&c.id));
+            let said: Vec<_> = own.iter().filter_map(|c| self.verdict(view, memory, wanted, c, faults)).collect();
+            let ways = Ways::of(wanted, shape, view, memory);
+            if ways == Ways::Untried || said.is_empty() || said.iter().any(waits) {
+                self.trials.remove(&wanted.name);
+                if ways == Ways::Untried && settled {
+                    self.remember_good(view, wanted, memory).await?;
+                }
                 continue;
             }
-            self.trials.remove(&wanted.name);
-            let reason = said.reason.unwrap_or(Reason::ProbeFailed);
-            tracing::warn!(
-                instance.name = %wanted.name, image = wanted.image, %reason, step = %late, limit_s = limit.as_secs(), loops,
-                "does not work in time, going back to what worked"
-            );
-            let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
-            let failed = Failed { spec: wanted.spec, reason, names, late: (!loops && !lacks).then_some(late) };
-            memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
+            let all = said.len() >= shape.replicas as usize && said.iter().all(works);
+            let first = ways == Ways::NothingBefore;
+            let (step, limit) = self.time_of(wanted, memory);
+            let now = Instant::now();
+            let attempt = self.trials.entry(wanted.name.clone()).or_insert_with(|| Attempt::new(wanted.spec, now));
+            if attempt.spec != wanted.spec {
+                *attempt = Attempt::new(wanted.spec, now);
+            }
+            let broken = said.iter().find(|s| !works(s));
+            let shown = Shown { working: said.iter().filter(|s| works(s)).count(), broken: broken.is_some(), all };
+            let verdict = attempt.look(shown, limit, now);
+            if first {
+                // Something that worked for a moment is more than nothing.
+                ended |= verdict == Verdict::Failed && !std::mem::replace(&mut attempt.overdue, true);
+                if settled {
+                    attempt.overdue = false;
+                    self.remember_good(view, wanted, memory).await?;
+                }
+                continue;
+            }
+            match (verdict, broken) {
+                (Verdict::Trusted, _) if settled => {
+                    tracing::info!(instance.name = %wanted.name, s = limit.as_secs(), "has worked for its time: what to go back to");
+                    self.trials.remove(&wanted.name);
+                    self.remember_good(view, wanted, memory).await?;
+                }
+                (verdict, Some(broken)) if verdict == Verdict::Failed || is_hopeless(broken, attempt.age(now)) => {
+                    self.trials.remove(&wanted.name);
+                    let late = (verdict == Verdict::Failed && broken.next_start_at.is_none()).then_some(step);
+                    self.go_back(view, (wanted, broken), (late, limit), memory).await?;
+                    ended = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Remembers what runs as what to go back to, if it is as it was asked for.
+    async fn remember_good(&self, view: &View, wanted: &Wanted, memory: &mut Remembered) -> Result<(), ReconcileError> {
+        let status = self.status.borrow().instances.iter().find(|i| i.name == wanted.name).cloned();
+        let Some(spec) = view.chosen.state.instance(wanted.name.as_str()).filter(|_| status.is_some_and(|s| works(&s)))
+        else {
+            return Ok(());
+        };
+        let (Blueprint::Ready(shape), Some(image)) = (&wanted.blueprint, view.chosen.image(spec, memory)) else {
+            return Ok(());
+        };
+        let (spec, image, container_hash) = (spec.clone(), image.clone(), shape.hash.clone());
+        let good = LastGood { spec, identity: wanted.spec, image, container_hash };
+        memory.set_good(&self.deps.ledger, good).await
+    }
+
+    /// The version has failed: what worked comes back with the next look.
+    async fn go_back(
+        &self,
+        view: &View,
+        (wanted, said): (&Wanted, &InstanceStatus),
+        (late, limit): (Option<ChangeStep>, Duration),
+        memory: &mut Remembered,
+    ) -> Result<(), ReconcileError> {
+        let reason = said.reason.unwrap_or(Reason::ProbeFailed);
+        tracing::warn!(
+            instance.name = %wanted.name, image = wanted.image, %reason, limit_s = limit.as_secs(), late = late.is_some(),
+            "does not work in time, going back to what worked"
+        );
+        let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
+        let unrestarted = view.chosen.unrestarted.get(&wanted.name).copied();
+        let failed = Failed { spec: wanted.spec, reason, names, late, unrestarted };
+        memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
+        // How the new flows ended their runtime is not held against the old ones in the same container.
+        let kept = memory.last_good.get(&wanted.name).map(|good| good.container_hash.clone());
+        for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && Some(&c.hash) == kept.as_ref()) {
+            let forgiven = memory.crashes.get(&c.id).and_then(|k| k.forgiven());
+            memory.set_crashes(&self.deps.ledger, &c.id, forgiven).await?;
         }
         Ok(())
     }
@@ -76,10 +145,11 @@ impl Reconciler {
     /// that runs is trusted.
     pub(super) fn next_look(&self, view: &View, memory: &Remembered) -> Option<Instant> {
         let (now, wall) = (Instant::now(), self.deps.clock.now());
-        let trials = self.trials.values().map(|(_, since, limit)| *since + *limit);
+        let trials = self.trials.values().filter(|t| !t.overdue).filter_map(Attempt::ends_at);
         let rests = memory.crashes.values().filter_map(|c| Some(now + (c.rests_until? - wall).try_into().ok()?));
-        let settles = view.seen.containers.iter().filter_map(|c| assess::settles_in(c, wall)).map(|left| now + left);
-        trials.chain(rests).chain(settles).min()
+        let given = |c| last_given(&view.given, c, &view.homes).and_then(|given| given.since);
+        let settles = view.seen.containers.iter().filter_map(|c| assess::settles_in(c, given(c), wall));
+        trials.chain(rests).chain(settles.map(|left| now + left)).min()
     }
 
     /// No longer than until the next look that is known to be needed.
@@ -101,23 +171,50 @@ impl Reconciler {
     }
 }
 
-/// The container that has yet to show that it works.
-fn on_trial<'a>(
-    wanted: &Wanted,
-    view: &'a View,
-    ready: &BTreeSet<String>,
-    memory: &Remembered,
-) -> Option<&'a ContainerSeen> {
-    let Blueprint::Ready(shape) = &wanted.blueprint else { return None };
-    let good = memory.last_good.get(&wanted.name)?;
-    let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
-    // The same container with other models or rights is not tried: what it lacks is fetched for as long as it takes.
-    let changes = good.container_hash != shape.hash || good.spec.flow_set() != wanted.flow_set;
-    // Neither is another secret: there is nothing else to go back to.
-    let same_spec = view.chosen.state.instance(wanted.name.as_str()) == Some(&good.spec);
-    if waits || same_spec || good.identity == wanted.spec || !changes {
-        return None;
+/// What may come of a version that does not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    /// It is no other version than the one that worked, or nobody may touch it.
+    Untried,
+    /// Nothing has worked before it.
+    NothingBefore,
+    /// What worked before it comes back.
+    Back,
+}
+
+impl Ways {
+    fn of(wanted: &Wanted, shape: &Shape, view: &View, memory: &Remembered) -> Self {
+        let waits = wanted.hold || wanted.suspend || view.chosen.back.contains_key(&wanted.name);
+        let (false, Some(spec)) = (waits, view.chosen.state.instance(wanted.name.as_str())) else {
+            return Self::Untried;
+        };
+        let Some(good) = memory.last_good.get(&wanted.name).filter(|good| same_kind(&good.spec, spec)) else {
+            return Self::NothingBefore;
+        };
+        // The same container with other models or rights is not tried: what it lacks is fetched for as long as it takes.
+        let changes = good.container_hash != shape.hash || good.spec.flow_set() != wanted.flow_set;
+        // Neither is another secret: there is nothing else to go back to.
+        let other = plain(&good.spec) != plain(spec) && good.identity != wanted.spec;
+        if changes && other { Self::Back } else { Self::Untried }
     }
-    let mut new = view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash);
-    new.next().filter(|c| !ready.contains(&c.id))
+}
+
+fn is_down(c: &ContainerSeen) -> bool {
+    matches!(c.state, ContainerState::Exited | ContainerState::Dead | ContainerState::Removing)
+}
+
+fn works(s: &InstanceStatus) -> bool {
+    (s.phase, s.health, s.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
+}
+
+/// Something that it needs is on its way.
+fn waits(s: &InstanceStatus) -> bool {
+    s.phase == Phase::Pulling || matches!(s.reason, Some(Reason::BlobMissing | Reason::WaitingForSession))
+}
+
+/// One that ends again and again need not be waited for; neither need one that lacks what nobody will bring, once what it
+/// says is about the flows that it has now.
+fn is_hopeless(s: &InstanceStatus, age: Duration) -> bool {
+    let lacks = s.reason == Some(Reason::MissingTypes) && !s.names.is_empty() && age > HEARD;
+    s.next_start_at.is_some() || lacks
 }

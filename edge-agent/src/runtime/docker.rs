@@ -18,6 +18,7 @@ use std::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 mod container;
+mod ends;
 mod files;
 mod image;
 mod lines;
@@ -32,12 +33,13 @@ const REQUEST_TIMEOUT_S: u64 = 120;
 pub struct Docker {
     socket: Arc<PathBuf>,
     client: Arc<OnceLock<bollard::Docker>>,
+    ends: ends::Ends,
 }
 
 impl Docker {
     /// The engine behind this socket; nothing is connected yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: Arc::new(socket.into()), client: Arc::new(OnceLock::new()) }
+        Self { socket: Arc::new(socket.into()), client: Arc::new(OnceLock::new()), ends: ends::Ends::default() }
     }
 
     /// The client, with the API version settled at the first success. Nobody waits for another's attempt: the stream of
@@ -197,8 +199,14 @@ impl Runtime for Docker {
 
     fn start_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         Box::pin(async move {
-            let start = self.client().await?.start_container(container, None::<query::StartContainerOptions>);
-            start.await.map_err(|e| failed("start", container, e))
+            let client = self.client().await?;
+            match client.start_container(container, None::<query::StartContainerOptions>).await {
+                // One that is paused cannot be started.
+                Err(Error::DockerResponseServerError { status_code: 409, .. }) => {
+                    client.unpause_container(container).await.map_err(|e| failed("unpause", container, e))
+                }
+                started => started.map_err(|e| failed("start", container, e)),
+            }
         })
     }
 
@@ -304,7 +312,8 @@ impl Runtime for Docker {
         let options = query::EventsOptions { filters: Some(filters), ..Default::default() };
         let open = async move {
             let client = docker.client().await.ok()?;
-            Some(hints(client.events(Some(options))))
+            let ends = docker.ends.clone();
+            Some(hints(client.events(Some(options)).inspect_ok(move |event| ends.note(event))))
         };
         stream::once(open).filter_map(std::future::ready).flatten().boxed()
     }

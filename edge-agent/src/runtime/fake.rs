@@ -39,6 +39,8 @@ struct World {
     taken_subnets: BTreeSet<String>,
     /// Images whose containers end by themselves at once.
     crashing: BTreeSet<String>,
+    /// Containers that end by themselves at once when they are of this image.
+    crashing_only: BTreeSet<(String, String)>,
     /// Images whose containers the engine refuses to start.
     refused: BTreeSet<String>,
     /// What its registry says that an image is for.
@@ -132,6 +134,7 @@ impl World {
             started_at: String::new(),
             exit_code: 0,
             oom_killed: false,
+            ended: None,
             restarts: 0,
             address: None,
             named: place.named,
@@ -290,7 +293,8 @@ impl Runtime for FakeRuntime {
                 let (act, name, source) = ("start", container.to_owned(), "no such command".into());
                 return Err(RuntimeError::Refused { act, name, source });
             }
-            let crashes = world.crashing.contains(&image);
+            let crashes =
+                world.crashing.contains(&image) || world.crashing_only.contains(&(image, container.to_owned()));
             let seen = &mut world.container(container)?.seen;
             seen.state = if crashes { ContainerState::Restarting } else { ContainerState::Running };
             seen.exit_code = if crashes { 7 } else { 0 };

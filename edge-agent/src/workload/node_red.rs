@@ -7,7 +7,7 @@ use super::{
 use crate::runtime::File;
 use redforge_shared::{
     desired::{InstanceSpec, NodeRed, Workload},
-    flows::{self, InvalidFlows},
+    flows::{self, Flows, InvalidFlows},
     ids::Name,
 };
 use serde_json::json;
@@ -26,6 +26,8 @@ pub const PORT: u16 = 1880;
 pub const DATA_PATH: &str = "/data";
 /// Where it looks for node modules.
 pub const MODULES_PATH: &str = "/data/node_modules";
+/// The file in there that holds the flows.
+const FLOW_FILE: &str = "flows.json";
 /// The file in there that holds the credentials, encrypted.
 pub const CREDENTIALS_FILE: &str = "flows_cred.json";
 /// What is rendered for it.
@@ -110,6 +112,11 @@ pub fn module_files(tar: &[u8]) -> Result<Vec<File>, InvalidFlows> {
     Ok(files.map(|f| File { name: f.path, bytes: f.bytes, uid: UID, mode: 0o444 }).collect())
 }
 
+/// The file from which a runtime takes its flows when it starts.
+pub fn flow_file(flows: &Flows) -> File {
+    File { name: FLOW_FILE.into(), bytes: flows.canonical(), uid: UID, mode: 0o644 }
+}
+
 /// The heap leaves room for the rest of the process inside the container's limit.
 fn heap_mib(limit: Option<u64>) -> u64 {
     limit.map_or(DEFAULT_HEAP_MIB, |l| l.saturating_sub(BESIDE_HEAP_BYTES).max(l / 2) >> 20)
@@ -119,7 +126,7 @@ fn heap_mib(limit: Option<u64>) -> u64 {
 fn settings(token: &str, credential_secret: &str) -> String {
     let agent = json!({"user": "redforge-agent", "token": token});
     let settings = json!({
-        "flowFile": "flows.json",
+        "flowFile": FLOW_FILE,
         "flowFilePretty": false,
         "credentialSecret": credential_secret,
         "uiHost": "0.0.0.0",

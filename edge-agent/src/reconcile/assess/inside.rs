@@ -2,7 +2,7 @@
 use super::super::{
     clean_up::model_key,
     plan::{Blueprint, job_key},
-    reduce::was_given,
+    reduce::{last_given, was_given},
 };
 use super::{Glance, Verdict, because, plain, silent};
 use crate::workload::{
@@ -27,7 +27,12 @@ pub fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
         _ => false,
     };
     let Some(digest) = w.flow_set else {
-        return drifted(plain(Phase::Running, Health::Healthy, Sync::UpToDate), [(settings, "settings")]);
+        let given = g.container.and_then(|c| last_given(g.given, c, g.homes));
+        if given.is_some_and(|given| Some(given.digest) != g.wanted.clears) {
+            // What it was given is still to be taken out.
+            return plain(Phase::Starting, Health::Unknown, Sync::Updating);
+        }
+        return drifted(flows_run(None, seen, runtime), [(settings, "settings")]);
     };
     let Some(set) = g.flow_sets.get(&digest) else {
         let names = vec![digest.to_string()];
@@ -41,7 +46,7 @@ pub fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
     let modules = seen.modules.is_some() && seen.modules != set.modules_hash();
     let credentials = seen.credentials_wrong;
     let parts = [(edited, "flows"), (credentials, "credentials"), (settings, "settings"), (modules, "modules")];
-    drifted(flows_run(set, seen, runtime), parts)
+    drifted(flows_run(Some(set), seen, runtime), parts)
 }
 
 /// What somebody changed at the host is named; what is worse than that is said instead.
@@ -55,15 +60,16 @@ fn drifted(verdict: Verdict, parts: impl IntoIterator<Item = (bool, &'static str
     }
 }
 
-/// What the runtime says of the flows that it has.
-fn flows_run(set: &FlowSet, seen: &NodeRedSeen, runtime: &RuntimeEvent) -> Verdict {
+/// What the runtime says of the flows that it has, be they a flow set's or whoever's.
+fn flows_run(set: Option<&FlowSet>, seen: &NodeRedSeen, runtime: &RuntimeEvent) -> Verdict {
     match (runtime.state.as_str(), runtime.error.as_deref()) {
-        ("start", None) if seen.deployed.is_some() && seen.deployed == seen.rev => {
+        ("start", None) if set.is_none() || (seen.deployed.is_some() && seen.deployed == seen.rev) => {
             plain(Phase::Running, Health::Healthy, Sync::UpToDate)
         }
         (_, Some("missing-types")) => {
             // Only names that the flow set itself uses go into a report.
-            let names = set.flows.node_types().into_iter().filter(|t| runtime.types.contains(t)).collect();
+            let used = set.map(|set| set.flows.node_types()).unwrap_or_default().into_iter();
+            let names = used.filter(|t| runtime.types.contains(t)).collect();
             Verdict(Phase::Starting, Health::Error, Sync::Failed, Some(Reason::MissingTypes), names)
         }
         ("safe", _) => because(Phase::Safe, Health::Degraded, Sync::Updating, Reason::FlowsStopped),

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
+use time::OffsetDateTime;
 
 /// What shall be there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Wanted {
     pub image: String,
     pub blueprint: Blueprint,
     pub flow_set: Option<Digest>,
+    /// A runtime without a flow set: the empty one, which it gets in place of what it was given.
+    pub clears: Option<Digest>,
     /// What happens to what somebody changed at the host.
     pub drift: Drift,
     /// The broker that has to hold the agent's session before this is started for the first time.
@@ -133,6 +136,16 @@ pub struct Given {
     pub digest: Digest,
     /// The revision that the runtime gave it.
     pub rev: String,
+    /// Since when it has this flow set.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub since: Option<OffsetDateTime>,
+}
+
+impl Given {
+    /// Given now, or found.
+    pub fn new(digest: Digest, rev: String) -> Self {
+        Self { digest, rev, since: None }
+    }
 }
 
 /// What is there.
@@ -155,6 +168,8 @@ pub struct Actual {
     pub flow_sets: BTreeMap<Digest, Digest>,
     /// What answering runtimes run, by container.
     pub flows: BTreeMap<String, FlowsSeen>,
+    /// Where each instance keeps its flows.
+    pub homes: BTreeMap<Name, String>,
     /// Declared models that answering servers lack, or hold with another content, by container.
     pub models_lacking: BTreeMap<String, Vec<String>>,
     /// Models that shall be in memory and are not, by container.
@@ -185,6 +200,8 @@ pub struct Found {
     /// Does what its spec asks for, and has for a while.
     pub ready: bool,
     pub volumes: BTreeSet<String>,
+    /// Where a runtime keeps its flows; empty for other kinds.
+    pub home: String,
 }
 
 /// What a container is doing.
@@ -193,7 +210,9 @@ pub enum Life {
     /// Made and not started, or ended.
     Down,
     Running,
-    /// Paused, or between two runs: the engine brings it back.
+    /// Somebody paused it.
+    Paused,
+    /// Between two runs: the engine brings it back.
     Between,
     /// Cannot be used again.
     Dead,
@@ -202,7 +221,7 @@ pub enum Life {
 impl Life {
     /// Must it be stopped before it can be removed?
     pub fn may_run(self) -> bool {
-        matches!(self, Self::Running | Self::Between)
+        matches!(self, Self::Running | Self::Paused | Self::Between)
     }
 }
 
@@ -285,6 +304,7 @@ pub enum Step {
     TakeName { instance: Name, container: String },
     Reload { instance: Name, id: String, applied: String },
     DeployFlows { instance: Name, id: String, home: String, digest: Digest, full: bool, credentials: bool },
+    PutFlows { instance: Name, id: String, home: String, digest: Digest },
     StartFlows { instance: Name, id: String },
     PullModel { instance: Name, id: String, model: String },
     LoadModel { instance: Name, id: String, model: String },
@@ -310,6 +330,7 @@ impl Step {
             | Self::TakeName { instance, .. }
             | Self::Reload { instance, .. }
             | Self::DeployFlows { instance, .. }
+            | Self::PutFlows { instance, .. }
             | Self::StartFlows { instance, .. }
             | Self::PullModel { instance, .. }
             | Self::LoadModel { instance, .. }
@@ -361,7 +382,8 @@ impl Step {
             Self::Start { .. } => "start",
             Self::TakeName { .. } => "take-name",
             Self::Reload { .. } => "reload",
-            Self::DeployFlows { .. } => "deploy-flows",
+            // Into a runtime that answers, or into the volume of one that is down.
+            Self::DeployFlows { .. } | Self::PutFlows { .. } => "deploy-flows",
             Self::StartFlows { .. } => "start-flows",
             Self::PullModel { .. } => "pull-model",
             Self::LoadModel { .. } => "load-model",
@@ -411,6 +433,9 @@ impl fmt::Display for Step {
             Self::Reload { instance, id, .. } => write!(f, "{instance}: reload live files in {id}"),
             Self::DeployFlows { instance, digest, full, .. } => {
                 write!(f, "{instance}: deploy {} {}", if *full { "full" } else { "flows" }, &digest.hex()[..12])
+            }
+            Self::PutFlows { instance, digest, .. } => {
+                write!(f, "{instance}: put flows {} where it finds them", &digest.hex()[..12])
             }
             Self::StartFlows { instance, .. } => write!(f, "{instance}: start flows"),
             Self::PullModel { instance, model, .. } => write!(f, "{instance}: pull model {model}"),

@@ -33,6 +33,7 @@ fn wanted(instance: &str, rank: u8, hash: &str) -> Wanted {
             ..Shape::default()
         })),
         flow_set: None,
+        clears: None,
         drift: Drift::Enforce,
         waits: None,
         refused: false,
@@ -60,6 +61,7 @@ fn found(instance: &str, hash: &str, life: Life) -> Found {
         named: true,
         ready: life == Life::Running,
         volumes: [format!("rf-{instance}-data")].into(),
+        home: String::new(),
     }
 }
 
@@ -274,7 +276,7 @@ fn flows_are_deployed_while_the_container_runs() {
     assert_eq!(text(&desired, &memory, &actual), "", "a runtime that does not answer yet is left alone");
     actual.flows = [("id-f".to_owned(), seen("nothing", "r0"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy full {short}"));
-    let given = Given { digest: digest("set"), rev: "r1".into() };
+    let given = Given::new(digest("set"), "r1".into());
     memory.deployed = BTreeMap::from([(name("f"), BTreeMap::from([(String::new(), given)]))]);
     actual.flows = [("id-f".to_owned(), seen("edited", "r2"))].into();
     assert_eq!(text(&desired, &memory, &actual), format!("f: deploy flows {short}"), "an edit by hand is put back");
@@ -299,7 +301,7 @@ fn edits_are_put_back_or_left_as_the_policy_says() {
     (s.config, s.config_hash) = (Some("rf-f-cfg-1".into()), Some(digest("settings")));
     let mut actual = running([found("f", "h", Life::Running)]);
     actual.flow_sets = [(digest("set"), digest("content"))].into();
-    let given = |home: &str| GivenAt::from([(home.to_owned(), Given { digest: digest("set"), rev: "r1".into() })]);
+    let given = |home: &str| GivenAt::from([(home.to_owned(), Given::new(digest("set"), "r1".into()))]);
     let mut said = String::new();
     let edits = [("nothing", false, false, false), ("flows", true, false, false), ("credentials", false, true, false)];
     let both = ("flows and credentials", true, true, false);
@@ -414,7 +416,11 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
                 assert!(!is_mounted(volume, actual));
                 actual.volumes.remove(volume);
             }
-            Step::DeployFlows { .. } | Step::StartFlows { .. } | Step::PullModel { .. } | Step::LoadModel { .. } => {}
+            Step::DeployFlows { .. }
+            | Step::PutFlows { .. }
+            | Step::StartFlows { .. }
+            | Step::PullModel { .. }
+            | Step::LoadModel { .. } => {}
         }
     }
 }

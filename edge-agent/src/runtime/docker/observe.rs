@@ -78,7 +78,10 @@ impl Docker {
                 continue;
             }
             match client.inspect_container(&id, None::<query::InspectContainerOptions>).await {
-                Ok(inspected) => seen.containers.extend(container(names, inspected)),
+                Ok(inspected) => {
+                    let ended = self.ends.of(&id);
+                    seen.containers.extend(container(names, inspected).map(|c| ContainerSeen { ended, ..c }));
+                }
                 Err(e) => match failed("inspect", &id, e) {
                     // It went away between the two requests.
                     RuntimeError::NotFound { .. } => {}
@@ -124,6 +127,7 @@ fn container(names: &Names, c: ContainerInspectResponse) -> Option<ContainerSeen
         started_at: state.started_at.unwrap_or_default(),
         exit_code: state.exit_code.unwrap_or(0) as i32,
         oom_killed: state.oom_killed.unwrap_or(false),
+        ended: None,
         restarts: u32::try_from(c.restart_count.unwrap_or(0)).unwrap_or(0),
         address,
         outside: networks.contains_key(&names.outside()),

@@ -56,6 +56,18 @@ impl FakeRuntime {
         };
     }
 
+    /// Of this reference's image the container of this name ends by itself at once.
+    pub fn crash_only(&self, reference: &str, container: &str) {
+        let mut world = self.world();
+        let id = world.images[reference].id.clone();
+        world.crashing_only.insert((id, container.into()));
+    }
+
+    /// When the container was started, as a real engine writes it.
+    pub fn set_started(&self, container: &str, at: &str) {
+        self.world().containers.get_mut(container).expect("the container is there").seen.started_at = at.into();
+    }
+
     /// The engine refuses to start containers of this reference's image.
     pub fn refuse_image(&self, reference: &str) {
         let mut world = self.world();
