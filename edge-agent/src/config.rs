@@ -62,7 +62,7 @@ struct Written {
     site: WrittenSite,
     /// Where instances hand in records.
     gateway: WrittenGateway,
-    /// Images and models that nothing needs any more.
+    /// What nothing needs any more.
     clean_up: WrittenCleanUp,
     /// Logging.
     log: WrittenLog,
@@ -149,6 +149,11 @@ struct WrittenCleanUp {
     enabled: Option<bool>,
     /// Seconds, 0 to 31536000, for which something must have been unneeded before it is removed; default: 86400 (a day).
     min_age_s: Option<u32>,
+    /// Keep the data of deleted instances and volumes that a spec dropped for ever, `true` or `false`; default: `false`.
+    keep_volumes: Option<bool>,
+    /// Seconds, 0 to 315360000, of the agent's own running time for which such data is kept, however short room is; default:
+    /// 2592000 (30 days).
+    volume_min_age_s: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -231,11 +236,15 @@ impl Config {
             },
             "gateway": {"port": self.gateway_port},
             "site": {"max_hold_s": self.max_hold.as_secs()},
-            "clean_up": {"enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs()},
+            "clean_up": {
+                "enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs(),
+                "keep_volumes": self.clean_up.keep_data.is_none(),
+                "volume_min_age_s": self.clean_up.keep_data.map(|d| d.as_secs()),
+            },
             "log": {"filter": self.log_filter},
         });
         // TOML has no word for nothing.
-        for path in ["/runtime", ""] {
+        for path in ["/runtime", "/clean_up", ""] {
             if let Some(table) = shown.pointer_mut(path).and_then(serde_json::Value::as_object_mut) {
                 table.retain(|_, v| !v.is_null());
             }
@@ -433,7 +442,7 @@ impl Written {
             outbox,
             gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
-            clean_up: CleanUp::of(self.clean_up.enabled, self.clean_up.min_age_s).map_err(value)?,
+            clean_up: clean_up(&self.clean_up).map_err(value)?,
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),
             sudo_user: env.get("SUDO_USER").map(str::to_owned),
@@ -448,6 +457,10 @@ impl Written {
         }
         Ok(config)
     }
+}
+
+fn clean_up(w: &WrittenCleanUp) -> Result<CleanUp, String> {
+    CleanUp::of(w.enabled, w.min_age_s, w.keep_volumes, w.volume_min_age_s)
 }
 
 fn runtime(written: WrittenRuntime) -> Result<RuntimeConfig, String> {

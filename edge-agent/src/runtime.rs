@@ -256,6 +256,9 @@ pub struct ImageSeen {
     /// What it was made for, such as amd64; empty = not said.
     #[serde(default)]
     pub architecture: String,
+    /// What it takes on the disk, what it shares with others too; 0 = not said.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// What a container is doing.

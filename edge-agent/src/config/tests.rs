@@ -62,6 +62,8 @@ fn every_refusal_names_the_setting() {
         ("[outbox]\nmax_bytes = 5", "outbox.max_bytes"),
         ("[gateway]\nport = 0", "gateway.port"),
         ("[clean_up]\nmin_age_s = 31536001", "clean_up.min_age_s"),
+        ("[clean_up]\nvolume_min_age_s = 315360001", "clean_up.volume_min_age_s"),
+        ("[clean_up]\nkeep_volumes = 7", "keep_volumes"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),
         (long.as_str(), "state.run_dir"),

@@ -71,6 +71,15 @@ impl Shelf {
         }
     }
 
+    /// What of a blob lies here.
+    pub async fn bytes_of(&self, digest: Digest) -> u64 {
+        let mut bytes = 0;
+        for file in [self.path(digest), self.folder.join(format!("{}.part", digest.hex()))] {
+            bytes += tokio::fs::metadata(file).await.map_or(0, |m| m.len());
+        }
+        bytes
+    }
+
     /// A blob was taken over by the engine or a server: it need not lie here a second time.
     pub async fn drop_blob(&self, digest: Digest) -> Result<(), JobError> {
         self.ledger.unwant(digest).await.map_err(JobError::Ledger)?;

@@ -148,7 +148,7 @@ impl Reconciler {
         let taken = asked.filter(|p| !is_ours(p, &view.seen.containers) && is_taken(p)).cloned().collect();
         Ok(Room {
             disk_free_bytes: free,
-            reclaimable_bytes: 0,
+            reclaimable_bytes: self.reclaimable_bytes,
             memory_total_bytes: Some(memory_total_bytes).filter(|m| *m > 0),
             architecture: preflight::as_images_name_it(&architecture).to_owned(),
             taken,

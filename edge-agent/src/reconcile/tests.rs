@@ -105,7 +105,8 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
-        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60) },
+        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60), keep_data: None },
+        disk_full: None,
         queues_heard: None,
     }
 }

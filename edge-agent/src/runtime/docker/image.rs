@@ -20,7 +20,8 @@ impl Docker {
                 volumes.sort();
                 let id = found.id.ok_or_else(|| incomplete("inspect", reference))?;
                 let (user, architecture) = (config.user.unwrap_or_default(), found.architecture.unwrap_or_default());
-                Ok(Some(ImageSeen { id, volumes, user, architecture }))
+                let bytes = found.size.and_then(|n| n.try_into().ok()).unwrap_or(0);
+                Ok(Some(ImageSeen { id, volumes, user, architecture, bytes }))
             }
             Err(Error::DockerResponseServerError { status_code: 404 | 400, .. }) => Ok(None),
             Err(e) => Err(failed("inspect", reference, e)),
