@@ -4,18 +4,20 @@
 //! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
 use crate::{
     link::dial::HubUrl,
-    reconcile::{clean_up::CleanUp, deadlines::Deadlines, preflight::Limits},
+    reconcile::{clean_up::CleanUp, deadlines::Deadlines, preflight::Limits, sources::{self, Registries}},
 };
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 mod blocks;
+mod parts;
 
-use blocks::{check_block, loopback};
+use blocks::loopback;
 
 /// Prefix of the environment variables that override settings: `REDFORGE_EDGE__RUNTIME__POOL` is `[runtime] pool`.
 pub const ENV_PREFIX: &str = "REDFORGE_EDGE__";
@@ -64,6 +66,8 @@ struct Written {
     gateway: WrittenGateway,
     /// What nothing needs any more.
     clean_up: WrittenCleanUp,
+    /// Where images come from that neither the host nor the hub has; by registry, as in `[registry."docker.io"]`.
+    registry: BTreeMap<String, WrittenRegistry>,
     /// Logging.
     log: WrittenLog,
 }
@@ -158,6 +162,19 @@ struct WrittenCleanUp {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct WrittenRegistry {
+    /// Registries, `HOST[:PORT][/PATH]`, that are asked for its images first, in this order; default: none.
+    mirrors: Vec<String>,
+    /// Who the host is to this registry, or to this mirror; default: nobody.
+    username: Option<String>,
+    /// File whose first line is the password, an absolute path; read at each fetch; default: none.
+    password_file: Option<PathBuf>,
+    /// Secret that is the password, given by `redforge-edge secret set`; default: none.
+    password_secret: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct WrittenLog {
     /// Tracing filter, such as `info` or `info,redforge_edge::link=debug`; default: `info`.
     filter: Option<String>,
@@ -179,6 +196,7 @@ pub struct Config {
     /// Port on the internal bridge where instances hand in records.
     pub gateway_port: u16,
     pub clean_up: CleanUp,
+    pub registries: Registries,
     /// Tracing filter.
     pub log_filter: String,
     /// Standard error goes to systemd's journal.
@@ -241,6 +259,7 @@ impl Config {
                 "keep_volumes": self.clean_up.keep_data.is_none(),
                 "volume_min_age_s": self.clean_up.keep_data.map(|d| d.as_secs()),
             },
+            "registry": sources::shown(&self.registries),
             "log": {"filter": self.log_filter},
         });
         // TOML has no word for nothing.
@@ -416,7 +435,7 @@ impl Written {
             (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
             (None, None) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT))),
         };
-        let runtime = runtime(self.runtime).map_err(value)?;
+        let runtime = parts::runtime(self.runtime).map_err(value)?;
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
@@ -442,7 +461,8 @@ impl Written {
             outbox,
             gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
-            clean_up: clean_up(&self.clean_up).map_err(value)?,
+            clean_up: parts::clean_up(&self.clean_up).map_err(value)?,
+            registries: parts::registries(self.registry).map_err(value)?,
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),
             sudo_user: env.get("SUDO_USER").map(str::to_owned),
@@ -457,44 +477,6 @@ impl Written {
         }
         Ok(config)
     }
-}
-
-fn clean_up(w: &WrittenCleanUp) -> Result<CleanUp, String> {
-    CleanUp::of(w.enabled, w.min_age_s, w.keep_volumes, w.volume_min_age_s)
-}
-
-fn runtime(written: WrittenRuntime) -> Result<RuntimeConfig, String> {
-    let pool = written.pool.clone().unwrap_or_else(|| "10.231.64.0/18".into());
-    check_block("runtime.pool", &pool, 24)?;
-    if let Some(subnet) = &written.subnet {
-        check_block("runtime.subnet", subnet, 29)?;
-    }
-    let (deadlines, least) = (deadlines(&written)?, Limits::default());
-    Ok(RuntimeConfig {
-        docker_socket: written.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
-        pool,
-        subnet: written.subnet,
-        deadlines,
-        limits: Limits {
-            disk_headroom_bytes: written.disk_headroom_bytes.unwrap_or(least.disk_headroom_bytes),
-            memory_reserve_bytes: written.memory_reserve_bytes.unwrap_or(least.memory_reserve_bytes),
-        },
-    })
-}
-
-fn deadlines(written: &WrittenRuntime) -> Result<Deadlines, String> {
-    let within = |name: &str, written: Option<u32>, default: Duration, (least, most): (u32, u32)| match written {
-        None => Ok(default),
-        Some(s) if (least..=most).contains(&s) => Ok(Duration::from_secs(s.into())),
-        Some(s) => Err(format!("runtime.{name}: {s} is not within {least} to {most}")),
-    };
-    let d = Deadlines::default();
-    Ok(Deadlines {
-        pull: within("pull_deadline_s", written.pull_deadline_s, d.pull, (10, 604_800))?,
-        start: within("create_deadline_s", written.create_deadline_s, d.start, (1, 3_600))?,
-        healthy: within("start_deadline_s", written.start_deadline_s, d.healthy, (10, 86_400))?,
-        hot_deploy: within("deploy_deadline_s", written.deploy_deadline_s, d.hot_deploy, (5, 3_600))?,
-    })
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ mod reduce;
 mod report;
 mod scaling;
 mod sessions;
+pub mod sources;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -113,6 +114,8 @@ pub struct Deps {
     pub clean_up: CleanUp,
     /// The agent's own disk is full: its reserve is given back. None: nobody looks.
     pub disk_full: Option<watch::Receiver<bool>>,
+    /// Where images come from that neither the host nor the hub has.
+    pub registries: Arc<sources::Registries>,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -197,7 +200,11 @@ impl Reconciler {
         let jobs = Jobs::default();
         Self {
             names: Names::new(deps.host),
-            shelf: Shelf { ledger: deps.ledger.clone(), folder: deps.blobs.join("sha256") },
+            shelf: Shelf {
+                ledger: deps.ledger.clone(),
+                folder: deps.blobs.join("sha256"),
+                registries: deps.registries.clone(),
+            },
             swept: None,
             looks: Looks::default(),
             reclaimable_bytes: 0,

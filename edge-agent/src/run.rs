@@ -128,6 +128,7 @@ async fn start(
         capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
         clean_up: config.clean_up,
         disk_full: Some(disk_full),
+        registries: Arc::new(config.registries.clone()),
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
     // Before the outbox: while that is not open yet, whoever hands something in is told to come back.

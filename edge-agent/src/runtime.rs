@@ -245,6 +245,21 @@ impl fmt::Debug for File {
     }
 }
 
+/// What a host is to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub registry: String,
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the password.
+        write!(f, "Login({} at {})", self.username, self.registry)
+    }
+}
+
 /// What an image says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSeen {
@@ -364,6 +379,14 @@ pub enum RuntimeError {
         #[source]
         source: Cause,
     },
+    #[error("registry {registry} does not give '{reference}' to this host")]
+    Denied {
+        reference: String,
+        /// As references name it.
+        registry: String,
+        #[source]
+        source: Cause,
+    },
     #[error("'{name}' exists and is not ours")]
     Foreign { name: String },
     #[error("the subnet {subnet} of network '{name}' is taken")]
@@ -413,7 +436,7 @@ pub trait Runtime: Send + Sync {
     /// The machine that the engine runs on.
     fn survey(&self) -> Boxed<'_, Done<EngineSeen>>;
     /// Architectures for which the image's registry has it, asked without fetching it; empty = it does not say.
-    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>>;
+    fn architectures<'a>(&'a self, reference: &'a str, login: Option<&'a Login>) -> Boxed<'a, Done<Vec<String>>>;
     /// Everything of this host, and what bears our names without being ours.
     fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>>;
     /// Makes the network unless it is there; [`RuntimeError::SubnetTaken`] asks for another subnet.
@@ -469,7 +492,12 @@ pub trait Runtime: Send + Sync {
     /// The image if it is on the host.
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
     /// The image; fetched from its registry when it is not on the host. The meter is told how far that is.
-    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
+    fn resolve_image<'a>(
+        &'a self,
+        reference: &'a str,
+        login: Option<&'a Login>,
+        meter: &'a Meter,
+    ) -> Boxed<'a, Done<ImageSeen>>;
     /// Gives the engine an image out of a tar of `docker save`, under this reference. The meter is told how far that is.
     fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
     /// Lets a reference mean this image.

@@ -107,6 +107,7 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         capacity: None,
         clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60), keep_data: None },
         disk_full: None,
+        registries: Arc::default(),
         queues_heard: None,
     }
 }

@@ -4,7 +4,7 @@
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
     Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen,
-    LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
+    LogLine, Login, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{Digest, HostId, Name};
@@ -43,6 +43,8 @@ struct World {
     refused: BTreeSet<String>,
     /// What its registry says that an image is for.
     architectures: BTreeMap<String, Vec<String>>,
+    /// Who a registry gives images to.
+    accounts: BTreeMap<String, (String, String)>,
     machine: EngineSeen,
     journal: Vec<String>,
     calls: u64,
@@ -156,7 +158,7 @@ impl Runtime for FakeRuntime {
         ready(Ok(self.world().machine.clone()))
     }
 
-    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>> {
+    fn architectures<'a>(&'a self, reference: &'a str, _: Option<&'a Login>) -> Boxed<'a, Done<Vec<String>>> {
         ready(Ok(self.world().architectures.get(reference).cloned().unwrap_or_default()))
     }
 
@@ -347,9 +349,20 @@ impl Runtime for FakeRuntime {
         ready(Ok(self.world().images.get(reference).cloned()))
     }
 
-    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+    fn resolve_image<'a>(
+        &'a self,
+        reference: &'a str,
+        login: Option<&'a Login>,
+        meter: &'a Meter,
+    ) -> Boxed<'a, Done<ImageSeen>> {
         Box::pin(async move {
             self.while_stuck(&format!("pull {reference}")).await;
+            let registry = reference.split('/').next().unwrap_or_default().to_owned();
+            let wanted = self.world().accounts.get(&registry).cloned();
+            if wanted.is_some_and(|w| login.is_none_or(|l| (&l.username, &l.password) != (&w.0, &w.1))) {
+                let source = "unauthorized".into();
+                return Err(RuntimeError::Denied { reference: reference.into(), registry, source });
+            }
             loop {
                 let (found, coming) = {
                     let world = self.world();

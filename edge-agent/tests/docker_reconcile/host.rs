@@ -183,6 +183,7 @@ fn run(
         capacity: None,
         clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(86_400), keep_data: None },
         disk_full: None,
+        registries: Arc::default(),
         queues_heard: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());

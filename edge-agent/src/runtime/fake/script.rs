@@ -63,6 +63,11 @@ impl FakeRuntime {
         world.refused.insert(id);
     }
 
+    /// A registry gives images to this user only.
+    pub fn lock_registry(&self, registry: &str, username: &str, password: &str) {
+        self.world().accounts.insert(registry.into(), (username.into(), password.into()));
+    }
+
     /// The machine it runs on.
     pub fn set_machine(&self, machine: EngineSeen) {
         self.world().machine = machine;
