@@ -79,6 +79,15 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+impl OneOrMany {
+    fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(all) => all,
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WrittenState {
@@ -164,7 +173,7 @@ struct WrittenCleanUp {
 #[serde(deny_unknown_fields, default)]
 struct WrittenRegistry {
     /// Registries, `HOST[:PORT][/PATH]`, that are asked for its images first, in this order; default: none.
-    mirrors: Vec<String>,
+    mirrors: Option<OneOrMany>,
     /// Who the host is to this registry, or to this mirror; default: nobody.
     username: Option<String>,
     /// File whose first line is the password, an absolute path; read at each fetch; default: none.
@@ -408,11 +417,7 @@ fn overriding(key: &str, value: &str) -> toml::Table {
 impl Written {
     fn check(self, flags: &Flags, env: &Environment) -> Result<Config, ConfigError> {
         let value = |text: String| ConfigError::Value(text);
-        let urls = match self.hub_url {
-            None => Vec::new(),
-            Some(OneOrMany::One(url)) => vec![url],
-            Some(OneOrMany::Many(urls)) => urls,
-        };
+        let urls = self.hub_url.map(OneOrMany::all).unwrap_or_default();
         let hub_urls = urls
             .iter()
             .map(|u| u.parse().map_err(|e| value(format!("hub_url: {e}"))))

@@ -2,7 +2,7 @@
 //!
 //! Step of the flow down: `reconcile` observes and acts through this trait only. It knows nothing of desired states,
 //! kinds or files' content; every object it makes carries the labels of [`labels`], and it never touches one without.
-use crate::runtime::{meter::Meter, names::Names};
+use crate::runtime::{login::Login, meter::Meter, names::Names};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use redforge_shared::{
@@ -21,6 +21,7 @@ use std::{
 
 pub mod docker;
 pub mod fake;
+pub mod login;
 pub mod meter;
 pub mod names;
 
@@ -242,21 +243,6 @@ impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Rendered files hold secrets: never their bytes.
         write!(f, "File({}, {} bytes)", self.name, self.bytes.len())
-    }
-}
-
-/// What a host is to a registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    pub registry: String,
-    pub username: String,
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the password.
-        write!(f, "Login({} at {})", self.username, self.registry)
     }
 }
 

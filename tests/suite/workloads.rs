@@ -13,6 +13,7 @@ mod kills;
 mod majors;
 mod modules;
 mod out;
+mod registry;
 mod replicas;
 mod rollback;
 mod runtimes;

@@ -1,6 +1,6 @@
 //! Sections whose values hang together, from what is written to what is checked.
 use super::{
-    CleanUp, Deadlines, Limits, RuntimeConfig, WrittenCleanUp, WrittenRegistry, WrittenRuntime, blocks::check_block,
+    CleanUp, Deadlines, Limits, OneOrMany, RuntimeConfig, WrittenCleanUp, WrittenRegistry, WrittenRuntime, blocks::check_block,
 };
 use crate::reconcile::sources::{Account, Password, Registries, Registry};
 use redforge_shared::ids::Name;
@@ -16,7 +16,8 @@ pub(super) fn registries(written: BTreeMap<String, WrittenRegistry>) -> Result<R
         if !is_host(&host) {
             return Err(format!("{at}: '{host}' is not a registry such as docker.io or registry.plant.example:5000"));
         }
-        if let Some(mirror) = w.mirrors.iter().find(|m| !m.split('/').enumerate().all(|(n, p)| part(n, p))) {
+        let mirrors = w.mirrors.map(OneOrMany::all).unwrap_or_default();
+        if let Some(mirror) = mirrors.iter().find(|m| !m.split('/').enumerate().all(|(n, p)| part(n, p))) {
             return Err(format!("{at}.mirrors: '{mirror}' is not HOST[:PORT][/PATH]"));
         }
         let secret = |text: &String| text.parse::<Name>().map_err(|e| format!("{at}.password_secret: {e}"));
@@ -33,7 +34,7 @@ pub(super) fn registries(written: BTreeMap<String, WrittenRegistry>) -> Result<R
             (Some(_), None) => return Err(format!("{at}.username: password_file or password_secret is missing")),
             (None, Some(_)) => return Err(format!("{at}: username is missing")),
         };
-        Ok((host, Registry { mirrors: w.mirrors, account }))
+        Ok((host, Registry { mirrors, account }))
     };
     written.into_iter().map(one).collect()
 }

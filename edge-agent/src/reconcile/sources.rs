@@ -9,7 +9,7 @@ use super::{
     memory,
     preflight,
 };
-use crate::runtime::{ImageSeen, Login, Runtime, RuntimeError, meter::Meter};
+use crate::runtime::{ImageSeen, Runtime, RuntimeError, login::Login, meter::Meter};
 use redforge_shared::{error::Chain, ids::Name};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 

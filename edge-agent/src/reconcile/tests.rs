@@ -16,6 +16,7 @@ mod changes;
 mod clean_up;
 mod replicas;
 mod scaling;
+mod sources;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];

@@ -4,7 +4,7 @@
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
     Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen,
-    LogLine, Login, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
+    LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, login::Login, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{Digest, HostId, Name};
@@ -43,6 +43,8 @@ struct World {
     refused: BTreeSet<String>,
     /// What its registry says that an image is for.
     architectures: BTreeMap<String, Vec<String>>,
+    /// Images that a registry has.
+    elsewhere: BTreeMap<String, ImageSeen>,
     /// Who a registry gives images to.
     accounts: BTreeMap<String, (String, String)>,
     machine: EngineSeen,
@@ -363,6 +365,9 @@ impl Runtime for FakeRuntime {
                 let source = "unauthorized".into();
                 return Err(RuntimeError::Denied { reference: reference.into(), registry, source });
             }
+            if let Some(seen) = self.world().elsewhere.get(reference).cloned() {
+                self.world().images.insert(reference.into(), seen);
+            }
             loop {
                 let (found, coming) = {
                     let world = self.world();
@@ -395,7 +400,11 @@ impl Runtime for FakeRuntime {
         }))
     }
 
-    fn remove_image<'a>(&'a self, image: &'a str, _: &'a str) -> Boxed<'a, Done<bool>> {
+    fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>> {
+        let named = |w: &World| w.images.values().filter(|i| i.id == image).count() > 1;
+        if named(&self.world()) && self.world().images.contains_key(reference) {
+            return ready(self.change(format!("take the name {reference}")).map(|mut w| w.images.remove(reference).is_some()));
+        }
         ready(self.change(format!("remove image {image}")).map(|mut w| {
             let used = w.containers.values().any(|c| c.spec.image_id == image);
             if !used {

@@ -1,6 +1,6 @@
 //! Finds an image on the host, or has the engine fetch it under the reference that the operator wrote.
 use super::{Docker, failed, incomplete};
-use crate::runtime::{Done, ImageSeen, Login, RuntimeError, meter::Meter};
+use crate::runtime::{Done, ImageSeen, RuntimeError, login::Login, meter::Meter};
 use bollard::{auth::DockerCredentials, errors::Error, models::CreateImageInfo, query_parameters as query};
 use bytes::BytesMut;
 use futures_util::{TryStreamExt, stream};
