@@ -4,7 +4,12 @@
 //! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
 use crate::{
     link::dial::HubUrl,
-    reconcile::{clean_up::CleanUp, deadlines::Deadlines, preflight::Limits, sources::{self, Registries}},
+    reconcile::{
+        clean_up::CleanUp,
+        deadlines::Deadlines,
+        preflight::Limits,
+        sources::{self, Registries},
+    },
 };
 use serde::Deserialize;
 use std::{

@@ -9,7 +9,7 @@ use crate::{
     db::{
         OpenError,
         ledger::{Ledger, LedgerError},
-        outbox::{Limits, Outbox, OutboxError},
+        outbox::{self, Limits, Outbox, OutboxError},
     },
     drafts, editor, facts,
     identity::{Enrolled, IdentityDir},
@@ -147,7 +147,10 @@ async fn start(
     // After reconcile: whatever is wrong with the records must not keep containers from running.
     let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
-    tasks.spawn("outbox", watch_outbox(records.clone(), (numbers_out, full_out), tasks.pulse("outbox", HANGS), stop.clone()));
+    tasks.spawn(
+        "outbox",
+        watch_outbox(records.clone(), (numbers_out, full_out), tasks.pulse("outbox", HANGS), stop.clone()),
+    );
 
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
@@ -333,6 +336,8 @@ async fn watch_outbox(
             }
             () = stop.cancelled() => return outbox.close().await,
         }
+        let now = outbox.room().disk_full;
+        full.send_if_modified(|old| std::mem::replace(old, now) != now);
         if let Some(fresh) = numbers(&outbox).await {
             out.send_if_modified(|old| std::mem::replace(old, fresh.clone()) != fresh);
         }

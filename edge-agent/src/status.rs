@@ -163,7 +163,9 @@ pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
 fn leftovers(said: &CleanUp, now: OffsetDateTime) -> Vec<String> {
     let mut all = Vec::new();
     if said.short {
-        all.push("Room is short: images, models and blobs that nothing needs are removed before their time.".to_owned());
+        all.push(
+            "Room is short: images, models and blobs that nothing needs are removed before their time.".to_owned(),
+        );
     }
     for u in &said.unneeded {
         let when = match u.removed_at {

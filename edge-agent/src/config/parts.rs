@@ -1,6 +1,7 @@
 //! Sections whose values hang together, from what is written to what is checked.
 use super::{
-    CleanUp, Deadlines, Limits, OneOrMany, RuntimeConfig, WrittenCleanUp, WrittenRegistry, WrittenRuntime, blocks::check_block,
+    CleanUp, Deadlines, Limits, OneOrMany, RuntimeConfig, WrittenCleanUp, WrittenRegistry, WrittenRuntime,
+    blocks::check_block,
 };
 use crate::reconcile::sources::{Account, Password, Registries, Registry};
 use redforge_shared::ids::Name;

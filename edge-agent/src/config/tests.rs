@@ -71,7 +71,10 @@ fn every_refusal_names_the_setting() {
         ("[registry.\"r.example\"]\nusername = \"a\"", "password_file or password_secret is missing"),
         ("[registry.\"r.example\"]\npassword_file = \"/p\"", "username is missing"),
         ("[registry.\"r.example\"]\nusername = \"a\"\npassword_file = \"p\"", "p is not absolute"),
-        ("[registry.\"r.example\"]\nusername = \"a\"\npassword_file = \"/p\"\npassword_secret = \"s\"", "two passwords"),
+        (
+            "[registry.\"r.example\"]\nusername = \"a\"\npassword_file = \"/p\"\npassword_secret = \"s\"",
+            "two passwords",
+        ),
         ("[registry.\"r.example\"]\npassword = \"in the clear\"", "unknown field"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),

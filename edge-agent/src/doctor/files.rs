@@ -32,7 +32,9 @@ fn reserve(dir: &Path) -> Option<Finding> {
     match std::fs::metadata(dir.join("outbox.reserve")) {
         Ok(m) => Some(Finding::ok(CHECK, format!("{} MiB are set aside for a full disk", m.len() >> 20))),
         Err(_) if !dir.join("outbox.db").exists() => None,
-        Err(_) => Some(Finding::warn(CHECK, "the reserve is given back, the disk was full and is not free enough yet", next)),
+        Err(_) => {
+            Some(Finding::warn(CHECK, "the reserve is given back, the disk was full and is not free enough yet", next))
+        }
     }
 }
 

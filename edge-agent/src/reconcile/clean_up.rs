@@ -214,7 +214,7 @@ pub(super) async fn news(full: &mut Option<watch::Receiver<bool>>) {
         }
         *full = None;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Where a model of this key lies now.

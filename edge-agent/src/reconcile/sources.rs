@@ -3,12 +3,7 @@
 //!
 //! A mirror only saves the way: whoever mirrors a registry is trusted like it. What comes bears the name that the operator
 //! wrote, and no other. Passwords are read when they are needed, and are in no report and no log.
-use super::{
-    bring::Shelf,
-    jobs::JobError,
-    memory,
-    preflight,
-};
+use super::{bring::Shelf, jobs::JobError, memory, preflight};
 use crate::runtime::{ImageSeen, Runtime, RuntimeError, login::Login, meter::Meter};
 use redforge_shared::{error::Chain, ids::Name};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -162,12 +157,7 @@ async fn from(
 }
 
 /// What came from a mirror gets the name that the operator wrote in place of the mirror's.
-async fn named(
-    runtime: &dyn Runtime,
-    image: ImageSeen,
-    source: &str,
-    reference: &str,
-) -> Result<ImageSeen, JobError> {
+async fn named(runtime: &dyn Runtime, image: ImageSeen, source: &str, reference: &str) -> Result<ImageSeen, JobError> {
     // One that is named by its content can have no other name.
     if source != reference && !reference.contains('@') {
         runtime.tag_image(&image.id, reference).await.map_err(JobError::Image)?;
@@ -186,8 +176,7 @@ mod tests {
     #[test]
     fn mirrors_come_first_in_their_order_and_paths_are_those_of_the_registry() {
         let mirrors = vec!["m.example:5000/hub".to_owned(), "n.example".to_owned()];
-        let registries =
-            Registries::from([("docker.io".to_owned(), Registry { mirrors, ..Registry::default() })]);
+        let registries = Registries::from([("docker.io".to_owned(), Registry { mirrors, ..Registry::default() })]);
         let asked = |reference: &str| -> Vec<String> {
             sources(reference, &registries).into_iter().map(|(r, from)| format!("{r} at {from}")).collect()
         };

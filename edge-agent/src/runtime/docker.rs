@@ -3,8 +3,8 @@
 //! The engine may be away at any time, at the first call too: it is connected lazily and every failure says whether the
 //! same request may succeed later. It decides nothing about instances.
 use crate::runtime::{
-    Boxed, Cause, ContainerSpec, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream,
-    Place, Runtime, RuntimeError, Signal, VolumePurpose, labels, login::Login, meter::Meter, names::Names,
+    Boxed, Cause, ContainerSpec, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place,
+    Runtime, RuntimeError, Signal, VolumePurpose, labels, login::Login, meter::Meter, names::Names,
 };
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
 use bytes::Bytes;

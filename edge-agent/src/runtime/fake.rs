@@ -403,7 +403,9 @@ impl Runtime for FakeRuntime {
     fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>> {
         let named = |w: &World| w.images.values().filter(|i| i.id == image).count() > 1;
         if named(&self.world()) && self.world().images.contains_key(reference) {
-            return ready(self.change(format!("take the name {reference}")).map(|mut w| w.images.remove(reference).is_some()));
+            return ready(
+                self.change(format!("take the name {reference}")).map(|mut w| w.images.remove(reference).is_some()),
+            );
         }
         ready(self.change(format!("remove image {image}")).map(|mut w| {
             let used = w.containers.values().any(|c| c.spec.image_id == image);

@@ -30,7 +30,8 @@ async fn engine_an_agent_on_a_full_disk_goes_on_reconciling_clears_up_and_takes_
     operator.apply(&runtime).await;
     operator.running("press-1", "flows").await;
     operator.push_flows("two", &flows_saying("two")).await.expect("a plain export");
-    let blob = disk.path().join("blobs/sha256").join(pushed.flow_set.expect("the newest").digest.replace("sha256:", ""));
+    let blob =
+        disk.path().join("blobs/sha256").join(pushed.flow_set.expect("the newest").digest.replace("sha256:", ""));
     let listed = |h: &pb::Host| h.clean_up.clone().unwrap_or_default();
     operator.host_when("press-1", "the old flow set is listed before it goes", |h| listed(h).count == 1).await;
     assert!(blob.exists(), "it is too young to go");

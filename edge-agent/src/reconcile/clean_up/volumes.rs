@@ -197,7 +197,7 @@ mod tests {
             let now = OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(n * 10_007);
             let (next, ages) = l.look(&rows, &seen("b"), unneeded, now);
             rows = next;
-            goes.insert(now + (KEEP - ages["data"]));
+            goes.insert(now + KEEP.saturating_sub(ages["data"]));
         }
         assert_eq!(goes.len(), 1, "{goes:?}");
     }

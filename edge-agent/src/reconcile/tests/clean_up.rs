@@ -36,11 +36,8 @@ fn unneeded(agent: &Agent) -> Vec<String> {
     said(agent).unneeded.iter().map(|u| u.name.clone()).collect()
 }
 
-const A_MINUTE: CleanUp = CleanUp {
-    enabled: true,
-    min_age: Duration::from_secs(60),
-    keep_data: Some(Duration::from_secs(600)),
-};
+const A_MINUTE: CleanUp =
+    CleanUp { enabled: true, min_age: Duration::from_secs(60), keep_data: Some(Duration::from_secs(600)) };
 
 #[tokio::test]
 async fn only_an_image_that_the_agent_brought_goes_and_only_when_nothing_needs_it_for_long_enough() {
@@ -297,7 +294,7 @@ async fn the_data_of_a_deleted_instance_is_kept_for_a_while_and_comes_back_with_
     clock.advance(Duration::from_secs(365 * 86_400));
     live(&mut agent, &clock, 300).await;
     let goes_at = said(&agent).unneeded[0].removed_at.expect("it is told when it goes");
-    assert_eq!(unneeded(&agent), [volume.clone()]);
+    assert_eq!(unneeded(&agent), [volume.as_str()]);
     // Back in time: with its data, and the time begins anew.
     agent.want(vec![web(true), plain("b")]).await;
     agent.passes(6).await;

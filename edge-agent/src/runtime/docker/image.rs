@@ -44,7 +44,8 @@ impl Docker {
             tag: (!tagged).then(|| "latest".into()),
             ..Default::default()
         };
-        let mut progress = std::pin::pin!(self.client().await?.create_image(Some(options), None, login.map(credentials)));
+        let mut progress =
+            std::pin::pin!(self.client().await?.create_image(Some(options), None, login.map(credentials)));
         loop {
             match progress.try_next().await {
                 Ok(Some(info)) => note(meter, &info),
