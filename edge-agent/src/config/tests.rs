@@ -63,7 +63,7 @@ fn every_refusal_names_the_setting() {
         ("[gateway]\nport = 0", "gateway.port"),
         ("[clean_up]\nmin_age_s = 31536001", "clean_up.min_age_s"),
         ("[clean_up]\nvolume_min_age_s = 315360001", "clean_up.volume_min_age_s"),
-        ("[clean_up]\nkeep_volumes = 7", "keep_volumes"),
+        ("[clean_up]\nkeep_volumes = 7", "expected a boolean"),
         ("[registry.docker]\nmirrors = []", "'docker' is not a registry"),
         ("[registry.\"docker.io\"]\nmirrors = [\"https://m.example\"]", "'https://m.example' is not HOST"),
         ("[registry.\"docker.io\"]\nmirrors = [\"m.example/../x y\"]", "is not HOST[:PORT]"),

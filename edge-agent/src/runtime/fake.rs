@@ -365,7 +365,8 @@ impl Runtime for FakeRuntime {
                 let source = "unauthorized".into();
                 return Err(RuntimeError::Denied { reference: reference.into(), registry, source });
             }
-            if let Some(seen) = self.world().elsewhere.get(reference).cloned() {
+            let sent = self.world().elsewhere.get(reference).cloned();
+            if let Some(seen) = sent {
                 self.world().images.insert(reference.into(), seen);
             }
             loop {
@@ -401,11 +402,14 @@ impl Runtime for FakeRuntime {
     }
 
     fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>> {
-        let named = |w: &World| w.images.values().filter(|i| i.id == image).count() > 1;
-        if named(&self.world()) && self.world().images.contains_key(reference) {
-            return ready(
-                self.change(format!("take the name {reference}")).map(|mut w| w.images.remove(reference).is_some()),
-            );
+        let (names, named) = {
+            let world = self.world();
+            let names = world.images.values().filter(|i| i.id == image).count();
+            (names, world.images.get(reference).is_some_and(|i| i.id == image))
+        };
+        if names > 1 && named {
+            let taken = self.change(format!("take the name {reference}"));
+            return ready(taken.map(|mut w| w.images.remove(reference).is_some()));
         }
         ready(self.change(format!("remove image {image}")).map(|mut w| {
             let used = w.containers.values().any(|c| c.spec.image_id == image);

@@ -331,7 +331,7 @@ async fn a_volume_that_a_spec_dropped_goes_only_when_the_new_spec_works_and_nobo
     live(&mut agent, &clock, 3_600).await;
     assert!(engine.volumes().contains_key(&volume) && unneeded(&agent).is_empty());
     agent.ledger.release(&Scope::Instance(name("web"))).await.expect("released");
-    live(&mut agent, &clock, 360).await;
+    live(&mut agent, &clock, 600).await;
     assert!(!engine.volumes().contains_key(&volume), "{:?}", said(&agent));
 }
 
