@@ -12,7 +12,7 @@ use redforge_tests::{
     registry::{PASSWORD, TestRegistry, USER},
     wait::{eventually, when},
 };
-use std::fs;
+use std::{fs, time::Duration};
 
 fn carrier(name: &str, image: &str) -> String {
     instance("press-1", name, "mosquitto", image, "")
@@ -50,9 +50,16 @@ async fn docker_an_image_comes_from_a_mirror_with_the_hosts_password_and_goes_wh
     assert_eq!(status.names, [reference.clone(), mirror.clone()]);
     assert_eq!((status.health(), status.sync()), (pb::Health::Error, pb::Sync::OutOfDate));
 
-    // The password is read anew at each try. Slow enough that somebody sees the bytes come.
-    way.set(Weather::Delay(std::time::Duration::from_millis(30)));
+    // The password is read anew at each try. In the middle of it the way is blocked, so that somebody sees how far it is.
+    let before = way.brought();
+    way.set(Weather::Delay(Duration::from_millis(20)));
     fs::write(&password, format!("{PASSWORD}\n")).expect("own folder");
+    eventually("bytes come", async || {
+        let brought = way.brought() - before;
+        when(brought > 1 << 20, brought)
+    })
+    .await;
+    way.set(Weather::Blackhole);
     let status = operator
         .instance_when("press-1", "broker", "the operator sees how far it is", |s| {
             s.progress.as_ref().is_some_and(|p| p.done_bytes > 0 && p.total_bytes > p.done_bytes)
