@@ -271,7 +271,7 @@ impl Reconciler {
             let pace = tokio::select! {
                 () = stop.cancelled() => return,
                 pace = self.pass() => pace,
-                () = a_newer_one(self_ledger, begun) => {
+                () = deadlines::a_newer_one(self_ledger, begun) => {
                     tracing::warn!("a pass hangs and a newer desired state is there, beginning anew");
                     Pace::Changed
                 }
@@ -482,20 +482,6 @@ impl Reconciler {
         }
         Ok(())
     }
-}
-
-/// How long a pass goes on after a newer desired state was accepted.
-const GRACE: Duration = Duration::from_secs(3);
-
-/// A newer desired state than this one was accepted a while ago.
-async fn a_newer_one(ledger: Ledger, begun: Option<(u64, Digest)>) {
-    let mut changed = ledger.subscribe();
-    while ledger.accepted() == begun {
-        if changed.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-    tokio::time::sleep(GRACE).await;
 }
 
 fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {
