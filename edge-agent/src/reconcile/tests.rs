@@ -17,6 +17,7 @@ mod clean_up;
 mod in_turn;
 mod replicas;
 mod scaling;
+mod sources;
 mod trust;
 
 const IMAGES: [(&str, &[&str]); 4] =
@@ -107,7 +108,9 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
-        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60) },
+        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60), keep_data: None },
+        disk_full: None,
+        registries: Arc::default(),
         queues_heard: None,
     }
 }
