@@ -63,6 +63,7 @@ fn every_refusal_names_the_setting() {
         ("[gateway]\nport = 0", "gateway.port"),
         ("[clean_up]\nmin_age_s = 31536001", "clean_up.min_age_s"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
+        ("[site]\nmax_hold_s = 60\nmax_hold_total_s = 59", "site.max_hold_total_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),
         (long.as_str(), "state.run_dir"),
     ];

@@ -57,6 +57,15 @@ impl Docker {
     }
 }
 
+/// What Docker says when the OCI runtime refuses a container, and what podman says.
+const RUNTIME_REFUSES: [&str; 5] = [
+    "OCI runtime create failed",
+    "failed to create shim",
+    "runc create failed",
+    "OCI runtime attempted to invoke a command that was not found",
+    "OCI permission denied",
+];
+
 /// Puts the engine's answer into our words.
 fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
     let name = name.to_owned();
@@ -79,9 +88,7 @@ fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
         404 => RuntimeError::NotFound { name },
         400 => RuntimeError::Refused { act, name, source },
         // What runc refuses (no such command, a bad mount) comes as 500.
-        500 if says("OCI runtime create failed") || says("failed to create shim") => {
-            RuntimeError::Refused { act, name, source }
-        }
+        500 if RUNTIME_REFUSES.iter().any(|text| says(text)) => RuntimeError::Refused { act, name, source },
         _ => RuntimeError::Failed { act, name, source },
     }
 }
