@@ -66,6 +66,9 @@ const RUNTIME_REFUSES: [&str; 5] = [
     "OCI permission denied",
 ];
 
+/// What happens to a container; podman, which says `die` too, filters by words of its own.
+const CHANGES: [&str; 8] = ["start", "die", "died", "oom", "destroy", "remove", "pause", "unpause"];
+
 /// Puts the engine's answer into our words.
 fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
     let name = name.to_owned();
@@ -306,7 +309,7 @@ impl Runtime for Docker {
         let filters = HashMap::from([
             ("label".to_owned(), vec![label]),
             ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), ["start", "die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
+            ("event".to_owned(), CHANGES.map(str::to_owned).to_vec()),
         ]);
         let options = query::EventsOptions { filters: Some(filters), ..Default::default() };
         let open = async move {
