@@ -1,6 +1,6 @@
 # Every target works from a clean clone. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help test test-demo test-podman test-cold units install lint bench reference page
+.PHONY: help test test-demo test-podman test-docker test-cold units install lint bench reference page
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -13,6 +13,9 @@ test-demo: ## The demo's own tests, on a machine of their own (namespaces; root;
 
 test-podman: ## The reconciler's stories on podman's Docker-compatible socket, in namespaces of its own (root; STORIES="..." picks some)
 	@bash packaging/test/other_engine.sh podman
+
+test-docker: ## The same on the dockerd in the folder PROGRAMS=..., such as that of another release (root; STORIES="..." picks some)
+	@bash packaging/test/other_engine.sh "$(abspath $(PROGRAMS))"
 
 test-cold: ## The demo on a fresh Debian 12 root with empty caches (root; debootstrap, slirp4netns; 20 minutes)
 	@bash packaging/test/cold.sh

@@ -151,6 +151,9 @@ struct WrittenOutbox {
 struct WrittenSite {
     /// Seconds, 0 to 2592000 (30 days), that a hold may last at most; 0: nobody may hold; default: 86400 (a day).
     max_hold_s: Option<u32>,
+    /// Seconds that something may be held on and on, with every renewal, until it is released; no less than max_hold_s;
+    /// default: seven times max_hold_s (a week).
+    max_hold_total_s: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -207,6 +210,8 @@ pub struct Config {
     pub outbox: OutboxConfig,
     /// How long a hold may last at most.
     pub max_hold: Duration,
+    /// With every renewal, until a release.
+    pub max_hold_total: Duration,
     /// Port on the internal bridge where instances hand in records.
     pub gateway_port: u16,
     pub clean_up: CleanUp,
@@ -267,7 +272,7 @@ impl Config {
                 "reserve_bytes": self.outbox.reserve_bytes,
             },
             "gateway": {"port": self.gateway_port},
-            "site": {"max_hold_s": self.max_hold.as_secs()},
+            "site": {"max_hold_s": self.max_hold.as_secs(), "max_hold_total_s": self.max_hold_total.as_secs()},
             "clean_up": {
                 "enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs(),
                 "keep_volumes": self.clean_up.keep_data.is_none(),
@@ -458,6 +463,12 @@ impl Written {
         if max_hold_s > 30 * 86_400 {
             return Err(value(format!("site.max_hold_s: {max_hold_s} is not within 0 to 2592000")));
         }
+        let max_hold_total_s = self.site.max_hold_total_s.unwrap_or(max_hold_s * 7);
+        if max_hold_total_s < max_hold_s {
+            return Err(value(format!(
+                "site.max_hold_total_s: {max_hold_total_s} is less than site.max_hold_s ({max_hold_s})"
+            )));
+        }
         let gateway_port = self.gateway.port.unwrap_or(GATEWAY_PORT);
         if gateway_port == 0 {
             return Err(value("gateway.port: 0 is not a port".into()));
@@ -471,6 +482,7 @@ impl Written {
             outbox,
             gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
+            max_hold_total: Duration::from_secs(max_hold_total_s.into()),
             clean_up: parts::clean_up(&self.clean_up).map_err(value)?,
             registries: parts::registries(self.registry).map_err(value)?,
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),

@@ -140,6 +140,8 @@ pub struct Page {
     pub outbox_max_bytes: u64,
     /// How long a hold may last at most.
     pub max_hold: Duration,
+    /// And how long all of them together, without a release.
+    pub max_hold_total: Duration,
 }
 
 /// Who asks: the user at the other end of the socket. On the port nobody is known.
@@ -206,7 +208,7 @@ impl Page {
             Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("the question is not understood: {e}")),
         };
         let by = site::who(uid, asked.sudo_user.as_deref());
-        let asking = Asking { by, now: self.clock.now(), max_hold: self.max_hold };
+        let asking = Asking { by, now: self.clock.now(), max_hold: self.max_hold, max_total: self.max_hold_total };
         match site::take(&sources.ledger, &asking, &asked.deed).await {
             Ok(done) => json(StatusCode::OK, &done),
             Err(e @ Refusal::Ledger(_)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &Chain(&e).to_string()),

@@ -67,6 +67,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         troubles: vec![port, gateway],
         outbox_max_bytes: config.outbox.max_bytes,
         max_hold: config.max_hold,
+        max_hold_total: config.max_hold_total,
     };
     serve_page(&config, page, port_trouble, &tasks)?;
     if let Some(every) = daemon::watchdog_interval() {

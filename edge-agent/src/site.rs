@@ -62,6 +62,11 @@ pub enum Refusal {
          hold for less, and again when it ends"
     )]
     TooLong { asked_s: u64, max_s: u64 },
+    #[error(
+        "{what} has been held since {since}, and may be held on for {max_s} s in all without a release \
+         (site.max_hold_total_s in the agent's settings), which is until {until}: hold for less, or release it"
+    )]
+    OnAndOn { what: String, since: String, max_s: u64, until: String },
     #[error("a hold of no time holds nothing: --for 30m, for example")]
     NoTime,
     #[error(
@@ -84,6 +89,8 @@ pub struct Asking {
     pub by: String,
     pub now: OffsetDateTime,
     pub max_hold: Duration,
+    /// From the first hold on, with every renewal.
+    pub max_total: Duration,
 }
 
 /// Writes what is asked into the ledger. Every name is checked before anything is written.
@@ -93,7 +100,9 @@ pub async fn take(ledger: &Ledger, asking: &Asking, deed: &Deed) -> Result<Done,
     match deed {
         Deed::Hold { of, for_s, reason } => {
             let hold = judge_hold(asking, *for_s, reason)?;
-            for scope in scopes(of, &known(ledger)?)? {
+            let scopes = scopes(of, &known(ledger)?)?;
+            judge_renewal(asking, &hold, &scopes, &ledger.held_since(asking.now).await?)?;
+            for scope in scopes {
                 let hold = Hold { whole_host: scope == Scope::Host, ..hold.clone() };
                 ledger.hold(&scope, &hold).await?;
                 tracing::info!(
@@ -165,6 +174,25 @@ fn judge_hold(asking: &Asking, for_s: u64, reason: &str) -> Result<Hold, Refusal
             until: asking.now + Duration::from_secs(for_s),
             whole_host: false,
         }),
+    }
+}
+
+/// Pure: nothing is held on and on beyond what the policy gives all holds together.
+fn judge_renewal(
+    asking: &Asking,
+    hold: &Hold,
+    scopes: &[Scope],
+    held: &[(Scope, OffsetDateTime)],
+) -> Result<(), Refusal> {
+    let under = |(what, _): &&(Scope, OffsetDateTime)| scopes.iter().any(|s| s.overlaps(what));
+    match held.iter().filter(under).min_by_key(|(_, since)| *since) {
+        Some((what, since)) if hold.until > *since + asking.max_total => Err(Refusal::OnAndOn {
+            what: word(what),
+            since: written(*since),
+            max_s: asking.max_total.as_secs(),
+            until: written(*since + asking.max_total),
+        }),
+        _ => Ok(()),
     }
 }
 

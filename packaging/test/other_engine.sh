@@ -2,7 +2,9 @@
 # `make test-podman`, `make test-docker`: the core stories of the reconciler on another engine than this machine's, in
 # network and mount namespaces of its own, so that its bridges and rules are nobody else's.
 #   other_engine.sh podman      podman's Docker-compatible socket (installed through apt when it is missing)
-#   other_engine.sh PROGRAMS    the dockerd in this folder (docker/, containerd and runc beside it, as Docker's archives have it)
+#   other_engine.sh PROGRAMS    the dockerd in this folder, with containerd, its shim, docker-proxy and docker-init beside it, as
+#                               Docker's archives have them; of Debian's packages docker.io, containerd and tini (dpkg -x) link
+#                               every program into one folder
 # STORIES="..." picks some (a nextest filter).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -44,7 +46,9 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 C
   export CONTAINERS_CONF=$PLACE/containers.conf
-  podman --root "$PLACE/store" --runroot /run/podman system service --time 0 "unix://$socket" >"$PLACE/log" 2>&1 &
+  # Its networks' files would lie in /etc otherwise, which is the machine's.
+  mkdir "$PLACE/networks"
+  podman --root "$PLACE/store" --runroot /run/podman --network-config-dir "$PLACE/networks" system service --time 0 "unix://$socket" >"$PLACE/log" 2>&1 &
 else
   PATH=$which:$PATH dockerd --data-root "$PLACE/store" --exec-root /run/docker --pidfile /run/docker.pid \
     -H "unix://$socket" >"$PLACE/log" 2>&1 &
@@ -55,6 +59,6 @@ docker load -q -i "$PLACE/images.tar" >/dev/null
 mkdir "$PLACE/tmp"
 code=0
 TMPDIR=$PLACE/tmp REDFORGE_TEST_IMAGES=1 CARGO_NET_OFFLINE=true \
-  cargo nextest run --workspace --locked -E "${STORIES:-binary(docker_reconcile)}" || code=$?
+  cargo nextest run --workspace --locked --no-fail-fast --test-threads 1 -E "${STORIES:-binary(docker_reconcile)}" || code=$?
 [ $code = 0 ] || tail -40 "$PLACE/log" >&2
 exit $code

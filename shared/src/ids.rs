@@ -192,7 +192,7 @@ impl<'de> Deserialize<'de> for Name {
 }
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.pad(&self.0)
     }
 }
 impl fmt::Debug for Name {

@@ -53,7 +53,8 @@ flows=$repo/examples/first/flows.json
 said() { for _ in $(seq 240); do grep -q "$1" "$work/narrator.out" && return; kill -0 "$narrator" || break; sleep 0.25; done; cat "$work/narrator.out" >&2; exit 1; }
 said enrolled
 redforgectl flowset push edited "$flows" >/dev/null
-redforgectl apply -f "$repo/tests/browser/every-state.yaml" >/dev/null
+sed "s/UNTIL/$(date -u -d '2 hours' +%Y-%m-%dT%H:%M:%SZ)/" "$repo/tests/browser/every-state.yaml" >"$work/every-state.yaml"
+redforgectl apply -f "$work/every-state.yaml" >/dev/null
 echo >&9; said told
 cd "$out/browser"
 HOME=$work/home AGENT_PID=$agent AGENT="$bin/redforge-edge" VIEWER=$viewer OUT=$out EDGE_PAGE=http://127.0.0.1:$((port + 3))/ \

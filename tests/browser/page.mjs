@@ -68,7 +68,7 @@ const row = (page, instance, host = "every-state") => page.evaluate(([instance, 
 }, [instance, host]);
 const EVERY_STATE = {
   adopting: [/Drifted/, /▲ Edited at the host flows/, /▲ Draft edited\/1 waits to be adopted: redforgectl flowset adopt edited\/1/],
-  edited: [/Drifted/, /Edited at the host flows, credentials, settings/],
+  edited: [/Drifted/, /▲ Editor open until \d{4}-.* UTC: flows may be edited at the host/, /Edited at the host flows, credentials, settings/],
   fetching: [/Pulling 42%/, /Fetching redforge\.local\/web:2: 42% \(117\.0 MiB of 274\.0 MiB\)/],
   "fetching-unsized": [/Pulling/, /Fetching redforge\.local\/web:2: 117\.0 MiB/],
   fits: [/Running/, /Preflight Fits/, /disk: 60\.0 MiB needed, 12\.0 GiB available/, /port 8080\/tcp is free/],

@@ -77,6 +77,7 @@ fn every_refusal_names_the_setting() {
         ),
         ("[registry.\"r.example\"]\npassword = \"in the clear\"", "unknown field"),
         ("[site]\nmax_hold_s = 2592001", "site.max_hold_s"),
+        ("[site]\nmax_hold_s = 60\nmax_hold_total_s = 59", "site.max_hold_total_s"),
         ("[state]\ndir = \"relative\"", "state.dir"),
         (long.as_str(), "state.run_dir"),
     ];

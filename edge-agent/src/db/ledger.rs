@@ -301,7 +301,7 @@ fn judge(head: Option<(u64, Digest)>, generation: u64, sha256: Digest) -> Accept
 }
 
 fn open_checked(path: &Path) -> Result<(Connection, Head), OpenError> {
-    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA), M::up(kept::SCHEMA)];
+    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA), M::up(kept::SCHEMA), M::up(site::CHAINS)];
     let schema_version = steps.len();
     let shape = Shape { application_id: APPLICATION_ID, migrations: Migrations::new(steps), schema_version };
     let conn = super::open(path, &shape)?;

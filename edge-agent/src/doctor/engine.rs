@@ -12,6 +12,8 @@ use std::{io, net::SocketAddr, path::Path, time::Duration};
 use tokio::net::TcpStream;
 
 const MQTT_PORT: u16 = 1883;
+/// Of brokers.
+const CHECK: &str = "broker";
 const ANSWER: Duration = Duration::from_secs(3);
 
 #[derive(Default, serde::Deserialize)]
@@ -23,7 +25,7 @@ struct Version {
 
 /// Socket, API and limits; what the engine says of itself where it answers.
 pub(super) async fn examine(socket: &Path) -> (Vec<Finding>, Option<Info>) {
-    const CHECK: &str = "docker.socket";
+    const SOCKET: &str = "docker.socket";
     let shown = socket.display();
     let answer = match exchange(socket, "GET", "/version", Vec::new()).await {
         Ok((_, body)) => body,
@@ -47,11 +49,11 @@ pub(super) async fn examine(socket: &Path) -> (Vec<Finding>, Option<Info>) {
                     "journalctl -u docker -n 50; systemctl restart docker (containers stop unless live-restore is on)",
                 ),
             };
-            return (vec![Finding::fail(CHECK, text, next)], None);
+            return (vec![Finding::fail(SOCKET, text, next)], None);
         }
     };
     let version: Version = serde_json::from_slice(&answer).unwrap_or_default();
-    let mut all = vec![Finding::ok(CHECK, format!("{shown} answers"))];
+    let mut all = vec![Finding::ok(SOCKET, format!("{shown} answers"))];
     all.push(judge::api(&version.version, &version.api_version));
     let info = exchange(socket, "GET", "/info", Vec::new()).await.ok();
     let info = info.and_then(|(_, body)| serde_json::from_slice::<Info>(&body).ok());
@@ -64,7 +66,6 @@ pub(super) async fn examine(socket: &Path) -> (Vec<Finding>, Option<Info>) {
 
 /// Every broker of the host takes connections; the running agent says whether it is heard there.
 pub(super) async fn brokers(runtime: &dyn Runtime, host: HostId, view: Option<&StatusView>) -> Vec<Finding> {
-    const CHECK: &str = "broker";
     let Some(view) = view else { return vec![] };
     let wanted = view.status.iter().flat_map(|s| &s.instances).filter(|i| i.kind.starts_with("mosquitto"));
     let wanted: Vec<_> = wanted.filter(|i| i.reason != Some(redforge_shared::report::Reason::Suspended)).collect();
@@ -83,12 +84,15 @@ pub(super) async fn brokers(runtime: &dyn Runtime, host: HostId, view: Option<&S
             all.push(Finding::fail(CHECK, format!("{} does not run", i.name), next));
             continue;
         };
-        let dialled = tokio::time::timeout(ANSWER, TcpStream::connect(SocketAddr::new(address, MQTT_PORT))).await;
-        all.push(match dialled {
-            Ok(Ok(_)) => Finding::ok(CHECK, format!("{} takes connections", i.name)),
-            Ok(Err(e)) => Finding::fail(CHECK, format!("{} takes no connection: {e}", i.name), next),
-            Err(_) => Finding::fail(CHECK, format!("{} does not answer", i.name), next),
-        });
+        all.push(dialled(SocketAddr::new(address, MQTT_PORT), i.name.as_str(), next).await);
     }
     all
+}
+
+pub(super) async fn dialled(addr: SocketAddr, name: &str, next: String) -> Finding {
+    match tokio::time::timeout(ANSWER, TcpStream::connect(addr)).await {
+        Ok(Ok(_)) => Finding::ok(CHECK, format!("{name} takes connections")),
+        Ok(Err(e)) => Finding::fail(CHECK, format!("{name} takes no connection: {e}"), next),
+        Err(_) => Finding::fail(CHECK, format!("{name} does not answer"), next),
+    }
 }

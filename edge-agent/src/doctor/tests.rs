@@ -37,6 +37,8 @@ fn engine(path: &Path, api: &'static str, memory: bool) -> tokio::task::JoinSet<
             let n = socket.read(&mut request).await.expect("a request");
             let body = if request[..n].starts_with(b"GET /version") {
                 format!(r#"{{"ApiVersion":"{api}","Version":"19.03"}}"#)
+            } else if api.ends_with("mute") {
+                "what?".to_owned()
             } else {
                 format!(
                     r#"{{"MemoryLimit":{memory},"CpuCfsQuota":true,"PidsLimit":true,"CgroupDriver":"cgroupfs","DockerRootDir":""}}"#
@@ -69,6 +71,46 @@ async fn the_engine_missing_stopped_too_old_or_without_limits_is_told_apart() {
     let _good = engine(&other, "1.41", true);
     let found = engine::examine(&other).await.0;
     assert!(found.iter().all(|f| f.verdict == Verdict::Ok), "{found:?}");
+}
+
+/// What is in front of a broker may refuse, or say nothing at all.
+#[tokio::test]
+async fn a_broker_that_takes_no_connection_and_one_that_is_silent_are_told_apart() {
+    let look = async |addr| engine::dialled(addr, "broker", "redforge-edge logs broker".into()).await;
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.94.9.1:0".parse().expect("an address")).expect("a free port");
+    let addr = socket.local_addr().expect("an address");
+    fails(&look(addr).await, "takes no connection");
+    // Nobody takes what waits in front of it, until nothing more may wait.
+    let _full = socket.listen(1).expect("listens");
+    let mut waiting = Vec::new();
+    let begun = std::time::Instant::now();
+    while let Ok(Ok(tcp)) =
+        tokio::time::timeout(std::time::Duration::from_millis(500), tokio::net::TcpStream::connect(addr)).await
+    {
+        waiting.push(tcp);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it takes everybody");
+    }
+    fails(&look(addr).await, "does not answer");
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_say_what_it_can_limit_is_no_good_engine() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("docker.sock");
+    let _mute = engine(&path, "1.41 mute", true);
+    let found = engine::examine(&path).await.0;
+    fails(of(&found, "docker.cgroup"), "does not say what it can limit");
+}
+
+#[tokio::test]
+async fn a_hub_that_nobody_named_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let identity = IdentityDir::open(dir.path()).expect("opened");
+    let mut enrolled = crate::identity::testing::enrolled(&identity.pending().expect("made"));
+    enrolled.hub_url = String::new();
+    let found = hub::examine(&config(dir.path()), &enrolled, SystemClock.now()).await;
+    fails(of(&found, "hub"), "no hub is known");
 }
 
 #[tokio::test]

@@ -59,6 +59,18 @@ impl Docker {
     }
 }
 
+/// What Docker says when the OCI runtime refuses a container, and what podman says.
+const RUNTIME_REFUSES: [&str; 5] = [
+    "OCI runtime create failed",
+    "failed to create shim",
+    "runc create failed",
+    "OCI runtime attempted to invoke a command that was not found",
+    "OCI permission denied",
+];
+
+/// What happens to a container; podman, which says `die` too, filters by words of its own.
+const CHANGES: [&str; 8] = ["start", "die", "died", "oom", "destroy", "remove", "pause", "unpause"];
+
 /// Puts the engine's answer into our words.
 fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
     let name = name.to_owned();
@@ -81,9 +93,7 @@ fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
         404 => RuntimeError::NotFound { name },
         400 => RuntimeError::Refused { act, name, source },
         // What runc refuses (no such command, a bad mount) comes as 500.
-        500 if says("OCI runtime create failed") || says("failed to create shim") => {
-            RuntimeError::Refused { act, name, source }
-        }
+        500 if RUNTIME_REFUSES.iter().any(|text| says(text)) => RuntimeError::Refused { act, name, source },
         _ => RuntimeError::Failed { act, name, source },
     }
 }
@@ -312,7 +322,7 @@ impl Runtime for Docker {
         let filters = HashMap::from([
             ("label".to_owned(), vec![label]),
             ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), ["start", "die", "oom", "destroy", "pause", "unpause"].map(str::to_owned).to_vec()),
+            ("event".to_owned(), CHANGES.map(str::to_owned).to_vec()),
         ]);
         let options = query::EventsOptions { filters: Some(filters), ..Default::default() };
         let open = async move {

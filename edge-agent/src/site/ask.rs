@@ -51,7 +51,7 @@ async fn write(config: &Config, clock: &dyn Clock, deed: &Deed) -> anyhow::Resul
     }
     let ledger = Ledger::open(&path).await?;
     let by = who(rustix::process::geteuid().as_raw(), config.sudo_user.as_deref());
-    let asking = Asking { by, now: clock.now(), max_hold: config.max_hold };
+    let asking = Asking { by, now: clock.now(), max_hold: config.max_hold, max_total: config.max_hold_total };
     let mut done = take(&ledger, &asking, deed).await?;
     done.lines.push("The agent does not run now; it reads this when it starts.".into());
     Ok(done)

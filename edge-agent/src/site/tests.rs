@@ -5,7 +5,7 @@ use redforge_shared::ids::Digest;
 const NOW: OffsetDateTime = time::macros::datetime!(2026-11-23 10:00 UTC);
 
 fn asking() -> Asking {
-    Asking { by: "anna".into(), now: NOW, max_hold: Duration::from_hours(24) }
+    Asking { by: "anna".into(), now: NOW, max_hold: Duration::from_hours(24), max_total: Duration::from_hours(48) }
 }
 
 fn name(s: &str) -> Name {
@@ -72,6 +72,35 @@ async fn what_the_policy_does_not_allow_is_refused_with_its_numbers_and_changes_
     assert_eq!(ledger.site(NOW).await.expect("reads"), crate::db::ledger::Site::default());
     let never = Asking { max_hold: Duration::ZERO, ..asking() };
     assert!(matches!(take(&ledger, &never, &hold(&["press"], 1, "r")).await, Err(Refusal::Never)));
+}
+
+#[tokio::test]
+async fn a_hold_is_renewed_as_long_as_the_policy_says_and_a_release_begins_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ledger = ledger(dir.path(), &["oven", "press"]).await;
+    let at = |hours: u64| Asking { now: NOW + Duration::from_hours(hours), ..asking() };
+    let day = |name: &str| hold(&[name], 86_400, "belt is open");
+    for hours in [0, 12, 24] {
+        take(&ledger, &at(hours), &day("press")).await.expect("within two days of the first");
+    }
+    let says = "press has been held since 2026-11-23 10:00 UTC, and may be held on for 172800 s in all";
+    let refused =
+        async |asking: &Asking, deed: &Deed| take(&ledger, asking, deed).await.expect_err("too long").to_string();
+    assert!(refused(&at(25), &day("press")).await.contains(says));
+    // It ended by itself, and is held again before anything could be done: that is going on.
+    ledger.settle_holds(at(48).now).await.expect("commits");
+    assert!(refused(&at(48), &day("press")).await.contains("which is until 2026-11-25 10:00 UTC"));
+    // Nor does the whole host hold it any longer; what was not held has all its time.
+    let all = Deed::Hold { of: Target::Host, for_s: 86_400, reason: "maintenance".into() };
+    assert!(refused(&at(40), &all).await.contains(says));
+    take(&ledger, &at(40), &hold(&["press"], 8 * 3600, "r")).await.expect("the rest of it");
+    take(&ledger, &at(40), &day("oven")).await.expect("its first");
+    // A release, or an hour without a hold, begins anew.
+    take(&ledger, &at(41), &Deed::Release { of: Target::Instances(vec![name("press")]) }).await.expect("allowed");
+    take(&ledger, &at(41), &day("press")).await.expect("a first one");
+    take(&ledger, &at(41 + 24 + 1), &day("press")).await.expect("a first one");
+    take(&ledger, &at(90), &day("press")).await.expect("two days in all");
+    assert!(refused(&at(113), &day("press")).await.contains("press has been held since 2026-11-26 04:00 UTC"));
 }
 
 #[tokio::test]

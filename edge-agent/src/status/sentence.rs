@@ -1,8 +1,11 @@
 //! The first line of `redforge-edge status`, and numbers and spans as people read them. Pure.
 use crate::page::StatusView;
+use next::next;
 use redforge_shared::report::{Health, InstanceStatus, Phase, Reason, Sync, preflight::Preflight};
 use std::fmt::Write as _;
 use time::{OffsetDateTime, macros::format_description};
+
+mod next;
 
 pub const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
@@ -120,7 +123,7 @@ fn trouble(view: &StatusView) -> Option<String> {
         }
         Some(reason) => {
             let worst = status.instances.iter().find(|i| i.reason == Some(reason) && i.names == status.names);
-            return Some(match worst {
+            let said = match worst {
                 Some(i) if i.sync == Sync::RolledBack => {
                     format!("{} went back to what worked before: {reason}{}", i.name, names())
                 }
@@ -137,7 +140,9 @@ fn trouble(view: &StatusView) -> Option<String> {
                 }
                 Some(i) => format!("{} is {}, {}: {reason}{}", i.name, i.health, i.sync, names()),
                 None => format!("{}, {}: {reason}{}", status.health, status.sync, names()),
-            });
+            };
+            let step = worst.and_then(|i| next(reason, i.name.as_str(), &i.names));
+            return Some(step.map_or(said.clone(), |step| format!("{said}; next: {step}")));
         }
         None => {}
     }

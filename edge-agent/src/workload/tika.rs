@@ -49,8 +49,14 @@ fn config(tika: &Tika, memory: Option<u64>) -> String {
 
 /// Does it answer as what it is? A proxy's or another server's page is no answer.
 pub async fn answers(address: Option<IpAddr>) -> bool {
-    let Some(address) = address else { return false };
-    let Ok(response) = http::send(address, PORT, hyper::Method::GET, "/version", &[], None).await else { return false };
+    match address {
+        Some(address) => answers_on(address, PORT).await,
+        None => false,
+    }
+}
+
+async fn answers_on(address: IpAddr, port: u16) -> bool {
+    let Ok(response) = http::send(address, port, hyper::Method::GET, "/version", &[], None).await else { return false };
     http::read("/version", response).await.is_ok_and(|body| is_version(&body))
 }
 
@@ -60,22 +66,4 @@ fn is_version(body: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_configuration_is_written_line_by_line() {
-        insta::assert_snapshot!(config(&Tika { task_timeout_s: 60 }, Some(1 << 30)));
-        assert!(!config(&Tika::default(), None).contains("forkedJvmArgs"));
-    }
-
-    #[test]
-    fn only_tika_counts_as_tika() {
-        for good in [&b"Apache Tika 3.2.3"[..], b"Apache Tika 2.9.2\n"] {
-            assert!(is_version(good));
-        }
-        for bad in [&b""[..], b"<html>Apache Tika</html>", b"nginx", b"{\"version\":\"Apache Tika\"}"] {
-            assert!(!is_version(bad), "{bad:?}");
-        }
-    }
-}
+mod tests;

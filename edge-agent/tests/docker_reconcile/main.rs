@@ -29,7 +29,8 @@ async fn docker_limits_and_locks_are_read_back() {
     assert_eq!((status.memory_limit_bytes, status.cpu_limit_millicores), (64 << 20, 250));
     let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.CapDrop}} \
                   {{.HostConfig.SecurityOpt}} {{.HostConfig.Privileged}} {{.HostConfig.RestartPolicy.Name}} \
-                  {{.HostConfig.LogConfig.Type}} {{index .HostConfig.LogConfig.Config \"max-size\"}} {{.Config.StopTimeout}}";
+                  {{.HostConfig.LogConfig.Type}} {{with .HostConfig.LogConfig.Config}}{{index . \"max-size\"}}{{end}} \
+                  {{.Config.StopTimeout}}";
     assert_eq!(
         host.inspect("limited", format),
         "67108864 250000000 40 [ALL] [no-new-privileges:true] false unless-stopped json-file 10m 20"

@@ -3,6 +3,7 @@
 //! only; markup is the template's.
 use super::rows::{at, last};
 use redforge_shared::{
+    desired::Developer,
     report::{
         Phase, Progress, Reason, Sync,
         preflight::{ChangeStep, Finding, Verdict},
@@ -79,6 +80,14 @@ pub fn notes(s: &pb::InstanceStatus, drafts: &[&pb::FlowSetDraft]) -> Vec<Note> 
         }
     }));
     notes
+}
+
+/// Developer mode: somebody may edit flows at the host, as the manifest says.
+pub fn editor_open(i: &pb::Instance, now: OffsetDateTime) -> Option<Note> {
+    let spec: serde_json::Value = serde_json::from_str(&i.spec_json).ok()?;
+    let developer: Developer = serde_json::from_value(spec["nodeRed"]["developer"].clone()).ok()?;
+    let until = format!("open until {}: flows may be edited at the host", moment(developer.until));
+    developer.is_open(now).then(|| Note::new("warn", "Editor", until))
 }
 
 /// As `flowset adopt` takes it: flow set and number.
@@ -176,6 +185,17 @@ mod tests {
             "bad OutOfMemory: \nbad Crashed: exit code 137, next start 2026-11-23 10:00:30 UTC\n\
              warn Held: with the whole host, by anna until 2026-11-24 14:00:00 UTC: press is open"
         );
+    }
+
+    #[test]
+    fn an_editor_is_open_until_its_time() {
+        let spec = serde_json::json!({"nodeRed": {"developer": {"until": "2026-11-23T16:00:00Z"}}}).to_string();
+        let i = pb::Instance { spec_json: spec, ..Default::default() };
+        let said = |now| editor_open(&i, now).map(|n| format!("{} {}: {}", n.tone, n.label, n.text));
+        let open = "warn Editor: open until 2026-11-23 16:00:00 UTC: flows may be edited at the host";
+        assert_eq!(said(datetime!(2026-11-23 15:59:59 UTC)).as_deref(), Some(open));
+        assert_eq!(said(datetime!(2026-11-23 16:00 UTC)), None);
+        assert_eq!(editor_open(&pb::Instance::default(), datetime!(2026-11-23 15:00 UTC)), None);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Overview {
         let records = records(&hosts, &streams, now);
         let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, now)).collect();
         let overview = Self {
-            instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts)).collect(),
+            instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts, now)).collect(),
             drafts: drafts.iter().map(|d| DraftRow::new(d, now)).collect(),
             hosts,
             events: events.events.iter().map(|e| EventRow::new(e, now)).collect(),

@@ -1,5 +1,5 @@
 //! Resources as the page's rows: chips of icon, word and colour. What is old is never shown as good.
-use super::notes::{Looked, Note, draft_id, notes};
+use super::notes::{Looked, Note, draft_id, editor_open, notes};
 use redforge_shared::{
     record::RecordClass,
     report::{Health, Link, Phase, Progress, Reason, Sync},
@@ -154,7 +154,7 @@ pub struct InstanceRow {
 }
 
 impl InstanceRow {
-    pub fn new(i: &pb::Instance, hosts: &[HostRow], drafts: &[pb::FlowSetDraft]) -> Self {
+    pub fn new(i: &pb::Instance, hosts: &[HostRow], drafts: &[pb::FlowSetDraft], now: OffsetDateTime) -> Self {
         let link = Link::from_wire(i.host_link).unwrap_or(Link::NeverSeen);
         let s = i.status.clone().unwrap_or_default();
         let host = i.name.split('/').nth(1).unwrap_or_default().to_owned();
@@ -175,7 +175,7 @@ impl InstanceRow {
             restarts: s.restarts,
             replicas: if link == Link::Online { replicas(&s) } else { String::new() },
             fresh: link == Link::Online,
-            notes: notes(&s, &own),
+            notes: editor_open(i, now).into_iter().chain(notes(&s, &own)).collect(),
             looked: Looked::new(&s),
             fetching: s.progress.is_some(),
             percent: s.progress.map(Progress::from).and_then(|p| p.percent()),

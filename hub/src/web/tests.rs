@@ -265,7 +265,7 @@ fn sample() -> Overview {
     let hosts: Vec<HostRow> = hosts.iter().map(|h| HostRow::new(h, NOW)).collect();
     let overview = Overview {
         at: "10:00:00 UTC".into(),
-        instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts)).collect(),
+        instances: instances.iter().map(|i| InstanceRow::new(i, &hosts, &drafts, NOW)).collect(),
         hosts,
         drafts: drafts.iter().map(|d| DraftRow::new(d, NOW)).collect(),
         records,
@@ -296,7 +296,7 @@ fn texts_never_become_markup_and_nothing_is_fetched_elsewhere() {
 fn an_instance_that_runs_the_stand_in_says_so_on_the_page() {
     let kind_of = |image: &str| {
         let spec_json = serde_json::json!({"kind": "ollama", "image": image}).to_string();
-        InstanceRow::new(&pb::Instance { kind: "ollama".into(), spec_json, ..Default::default() }, &[], &[]).kind
+        InstanceRow::new(&pb::Instance { kind: "ollama".into(), spec_json, ..Default::default() }, &[], &[], NOW).kind
     };
     assert_eq!(kind_of("redforge.local/ollama-standin:1"), "ollama (Ollama stand-in)");
     assert_eq!(kind_of("ollama/ollama:0.32.15"), "ollama");

@@ -11,6 +11,10 @@ const path = require('path')
 const SYNC_MS = 250
 // The file is made anew when at least this much of it is done with.
 const SPENT_BYTES = 1 << 20
+// Digits of the longest number.
+const WIDTH = 20
+// What a disk without room, or a quota, is called.
+const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG'])
 
 class Journal {
   // folder: where it lies, made if it is missing. Limits: how many records and bytes may wait.
@@ -52,14 +56,22 @@ class Journal {
     this.bytes += bytes
   }
 
-  // Both files anew, each whole or not at all.
+  // Both files anew, each whole or not at all. Where the first cannot be written, the old one stays in use.
   #rewrite () {
-    if (this.file !== undefined) fs.closeSync(this.file)
-    replace(this.waitingPath, this.queue.map(e => `{"n":${e.n},"r":${e.line}}\n`).join(''))
-    replace(this.donePath, String(this.queue.length > 0 ? this.queue[0].n - 1 : this.last))
-    this.file = fs.openSync(this.waitingPath, 'a')
-    this.done = fs.openSync(this.donePath, 'r+')
+    const text = this.queue.map(e => `{"n":${e.n},"r":${e.line}}\n`).join('')
+    replace(this.waitingPath, text)
+    this.#open('file', this.waitingPath, 'a')
+    this.end = Buffer.byteLength(text)
     this.spent = 0
+    // As wide as every number, so that it is written over in place where no room is left.
+    replace(this.donePath, String(this.queue.length > 0 ? this.queue[0].n - 1 : this.last).padEnd(WIDTH))
+    this.#open('done', this.donePath, 'r+')
+  }
+
+  #open (which, at, flags) {
+    const before = this[which]
+    this[which] = fs.openSync(at, flags)
+    if (before !== undefined) fs.closeSync(before)
   }
 
   get length () { return this.queue.length }
@@ -72,7 +84,17 @@ class Journal {
   // Takes a record, as JSON text; gives its number.
   add (line) {
     const n = this.last + 1
-    fs.writeSync(this.file, `{"n":${n},"r":${line}}\n`)
+    const text = Buffer.from(`{"n":${n},"r":${line}}\n`)
+    try {
+      if (fs.fstatSync(this.file).size > this.end) fs.ftruncateSync(this.file, this.end)
+      // A disk that fills up takes a part of it and says nothing.
+      fs.writeFileSync(this.file, text)
+    } catch (e) {
+      // The next line must not stand behind a torn one; where even this fails, the next record tries it first.
+      try { fs.ftruncateSync(this.file, this.end) } catch { /* as above */ }
+      throw e
+    }
+    this.end += text.length
     this.last = n
     this.dirty = true
     this.#push(n, line)
@@ -98,11 +120,16 @@ class Journal {
       this.bytes -= bytes
       this.spent += bytes
     }
-    // As long as every number before it, so that no digit of an older one stays.
-    fs.writeSync(this.done, String(n).padEnd(20), 0)
     this.dirty = true
-    // Never more is written anew than was done with meanwhile.
-    if (this.spent > Math.max(this.queue.length === 0 ? SPENT_BYTES / 16 : SPENT_BYTES, this.bytes)) this.#rewrite()
+    // Where it cannot be written, those records are sent again after an end of the runtime, and their keys make that harmless.
+    try {
+      // As long as every number before it, so that no digit of an older one stays.
+      fs.writeSync(this.done, String(n).padEnd(WIDTH), 0)
+      // Never more is written anew than was done with meanwhile.
+      if (this.spent > Math.max(this.queue.length === 0 ? SPENT_BYTES / 16 : SPENT_BYTES, this.bytes)) this.#rewrite()
+    } catch (e) {
+      if (!FULL.has(e.code)) throw e
+    }
   }
 
   sync () {
@@ -128,7 +155,7 @@ function replace (file, text) {
   const part = `${file}.part`
   const fd = fs.openSync(part, 'w', 0o600)
   try {
-    fs.writeSync(fd, text)
+    fs.writeFileSync(fd, text)
     fs.fdatasyncSync(fd)
   } finally {
     fs.closeSync(fd)

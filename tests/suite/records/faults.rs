@@ -3,7 +3,10 @@ use redforge_tests::place::{binary, fault_binary};
 use std::{fs, path::Path};
 
 const POINTS: [(&str, &[&str]); 2] = [
-    ("redforge-edge", &["puback.before", "upload.before-send", "upload.before-mark", "reconcile.before-step"]),
+    (
+        "redforge-edge",
+        &["puback.before", "ingest.before-answer", "upload.before-send", "upload.before-mark", "reconcile.before-step"],
+    ),
     ("redforge-hub", &["ack.before"]),
 ];
 /// What crate `fail` reads; it stands in every program that it is compiled into.

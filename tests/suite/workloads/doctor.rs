@@ -135,6 +135,12 @@ async fn docker_doctor_names_each_fault_and_what_to_do_about_it() {
     docker(&["stop", "-t", "20", &agent.container("broker").expect("it runs")]);
     fails(&examined(&agent, &[]), "broker", "broker does not run");
 
+    // It runs and says nothing: its process is stopped, as by a debugger or a disk that hangs.
+    let process = rustix::process::Pid::from_raw(agent.process.as_ref().expect("it runs").pid() as i32).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).expect("own process");
+    fails(&examined(&agent, &[]), "agent", "it runs and does not answer");
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).expect("own process");
+
     hub.stop().await;
     let away = eventually("the hub's port is closed", async || {
         let found = examined(&agent, &[]);
@@ -148,6 +154,19 @@ async fn docker_doctor_names_each_fault_and_what_to_do_about_it() {
     let down = examined(&agent, &[]);
     assert_eq!(check(&down.0, "agent")["verdict"], "warn");
     fails(&down, "ports.page", "is taken");
+
+    // Another program has the gateway's port on every address before the agent comes.
+    let gateway = TcpListener::bind("0.0.0.0:0").await.expect("a free port");
+    let port = gateway.local_addr().expect("an address").port();
+    agent.env.push(("REDFORGE_EDGE__GATEWAY__PORT".into(), port.to_string()));
+    agent.spawn();
+    let taken = eventually("the agent has tried its gateway", async || {
+        let found = examined(&agent, &[]);
+        let all = found.0["checks"].as_array().expect("a list");
+        when(all.iter().any(|c| c["check"] == "ports.gateway"), &found.0).map(|()| found)
+    })
+    .await;
+    fails(&taken, "ports.gateway", "the gateway is not on");
 }
 
 #[tokio::test]
@@ -168,6 +187,39 @@ async fn engine_doctor_tells_a_full_disk_and_a_damaged_copy() {
     let full = examined(&agent, &[]);
     fails(&full, "disk", "0 MiB of 96 MiB free");
     fails(&full, "disk.write", "takes no file");
+
+    // The same disk as that of an engine, beside an agent that has room.
+    let elsewhere = folder();
+    let socket = place.path().join("engine.sock");
+    let _engine = engine_on(&socket, disk.path());
+    let state = ("REDFORGE_EDGE__STATE__DIR", elsewhere.path().display().to_string());
+    let socket = ("REDFORGE_EDGE__RUNTIME__DOCKER_SOCKET", socket.display().to_string());
+    let mut asked = Command::new(redforge_tests::place::binary("redforge-edge"));
+    asked.args(["doctor", "-o", "json"]).envs([state, socket]);
+    let said = redforge_tests::place::run(&mut asked, Duration::from_secs(60));
+    let json: Value = serde_json::from_slice(&said.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&said)));
+    fails(&(json, said.status.code().expect("it ended")), "disk.docker", "0 MiB of 96 MiB free");
+}
+
+/// What answers as an engine that keeps everything in this folder, in a thread of its own.
+fn engine_on(socket: &Path, root: &Path) -> std::thread::JoinHandle<()> {
+    use std::io::{Read as _, Write as _};
+    let listener = std::os::unix::net::UnixListener::bind(socket).expect("a socket");
+    let info = format!(
+        r#"{{"ApiVersion":"1.41","Version":"20.10","MemoryLimit":true,"CpuCfsQuota":true,"CgroupDriver":"x","DockerRootDir":"{}"}}"#,
+        root.display()
+    );
+    std::thread::spawn(move || {
+        // Version and information; it ends with them.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.expect("a connection");
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).expect("a request") > 0);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{info}", info.len());
+            stream.write_all(answer.as_bytes()).expect("an answer");
+        }
+    })
 }
 
 fn tear(path: &Path) {

@@ -14,7 +14,8 @@ fn explained(page: &str, heading: &str) -> BTreeSet<String> {
         } else if inside && let Some(rest) = line.strip_prefix("| `") {
             let cells: Vec<&str> = rest.split(" | ").collect();
             assert!(cells.len() == 3 && cells[1].len() > 1, "{line}");
-            words.extend(cells[0].strip_suffix('`').map(str::to_owned));
+            let word = cells[0].strip_suffix('`').unwrap_or(cells[0]).to_owned();
+            assert!(words.insert(word), "explained twice: {line}");
         }
     }
     words

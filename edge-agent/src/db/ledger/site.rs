@@ -14,6 +14,13 @@ DROP TABLE site_hold;
 CREATE TABLE site_hold (scope TEXT PRIMARY KEY, holder TEXT NOT NULL, reason TEXT NOT NULL, since INTEGER NOT NULL,
                         until INTEGER NOT NULL) STRICT;
 ";
+/// Since when something has been held on and on; a release ends it, and so does an hour in which nothing was held.
+pub(super) const CHAINS: &str = "
+CREATE TABLE site_chain (scope TEXT PRIMARY KEY, first INTEGER NOT NULL, until INTEGER NOT NULL) STRICT;
+INSERT INTO site_chain SELECT scope, since, until FROM site_hold;
+";
+/// Seconds without a hold after which the next one is a first one: time enough to do what was wished meanwhile.
+const APART_S: i64 = 3600;
 /// No instance bears this name.
 const WHOLE_HOST: &str = "*";
 
@@ -31,6 +38,11 @@ impl Scope {
             Self::Host => WHOLE_HOST,
             Self::Instance(name) => name.as_str(),
         }
+    }
+
+    /// Does something stand under both?
+    pub fn overlaps(&self, other: &Self) -> bool {
+        *self == Self::Host || *other == Self::Host || self == other
     }
 }
 
@@ -130,16 +142,41 @@ impl Ledger {
         .await
     }
 
+    /// What has been held on and on, and since when.
+    pub async fn held_since(&self, now: OffsetDateTime) -> Result<Vec<(Scope, OffsetDateTime)>, LedgerError> {
+        let now = now.unix_timestamp();
+        self.call("reading since when something is held", move |c| {
+            let mut rows =
+                c.prepare_cached("SELECT scope, first FROM site_chain WHERE until + ?2 > ?1 AND first <= ?1")?;
+            let rows = rows.query_map([now, APART_S], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))?;
+            let mut all = Vec::new();
+            for row in rows {
+                let (scope, first): (String, i64) = row?;
+                let scope =
+                    if scope == WHOLE_HOST { Some(Scope::Host) } else { scope.parse().ok().map(Scope::Instance) };
+                all.extend(scope.map(|s| (s, at(first))));
+            }
+            Ok(all)
+        })
+        .await
+    }
+
     /// Holds something; an earlier hold of the same scope is replaced.
     pub async fn hold(&self, scope: &Scope, hold: &Hold) -> Result<(), LedgerError> {
         let (scope, hold) = (scope.as_str().to_owned(), hold.clone());
         self.call("holding", move |c| {
             let (since, until) = (hold.since.unix_timestamp(), hold.until.unix_timestamp());
-            c.execute(
+            let tx = c.transaction()?;
+            tx.execute(
                 "INSERT OR REPLACE INTO site_hold (scope, holder, reason, since, until) VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![scope, hold.by, hold.reason, since, until],
-            )
-            .map(drop)
+            )?;
+            tx.execute(
+                "INSERT INTO site_chain (scope, first, until) VALUES (?1, ?2, ?3) ON CONFLICT (scope) DO UPDATE SET \
+                 first = CASE WHEN first <= ?2 AND until + ?4 > ?2 THEN first ELSE ?2 END, until = ?3",
+                params![scope, since, until, APART_S],
+            )?;
+            tx.commit()
         })
         .await?;
         bump(&self.changed);
@@ -150,7 +187,13 @@ impl Ledger {
     pub async fn release(&self, scope: &Scope) -> Result<bool, LedgerError> {
         let scope = scope.as_str().to_owned();
         let gone = self
-            .call("releasing", move |c| c.execute("DELETE FROM site_hold WHERE scope = ?1 OR ?1 = '*'", params![scope]))
+            .call("releasing", move |c| {
+                let tx = c.transaction()?;
+                let gone = tx.execute("DELETE FROM site_hold WHERE scope = ?1 OR ?1 = '*'", params![scope])?;
+                tx.execute("DELETE FROM site_chain WHERE scope = ?1 OR ?1 = '*'", params![scope])?;
+                tx.commit()?;
+                Ok(gone)
+            })
             .await?;
         bump(&self.changed);
         Ok(gone > 0)

@@ -6,6 +6,7 @@ const fs = require('node:fs')
 const http = require('node:http')
 const os = require('node:os')
 const path = require('node:path')
+const { spawnSync } = require('node:child_process')
 const { EventEmitter, once } = require('node:events')
 const { Journal } = require('../journal')
 const { Sender } = require('../sender')
@@ -32,6 +33,33 @@ test('what waits is there again after an end without a goodbye, and a torn line 
   assert.deepEqual(keys(third), [])
   assert.equal(third.add(line(7)), 7)
   assert.deepEqual(keys(new Journal(at, limits)), ['k7'])
+})
+
+test('without room a record is refused and none that was taken is lost, and with room it goes on', () => {
+  const at = folder()
+  // A limit of the size of files, which takes a part of a line first and says nothing, as a full disk does.
+  const script = `
+    const { Journal } = require(${JSON.stringify(require.resolve('../journal'))})
+    const journal = new Journal(${JSON.stringify(at)}, { records: 1e6, bytes: 1e9 })
+    const taken = [], refused = []
+    const add = n => { try { journal.add(JSON.stringify({ key: 'k' + n, x: 'x'.repeat(1000) })); taken.push('k' + n) } catch (e) { refused.push(e.code) } }
+    for (let n = 0; n < 300; n++) add(n)
+    const full = refused.length
+    journal.forget(journal.last)
+    add(300)
+    console.log(JSON.stringify({ taken, refused, full, waiting: journal.length }))`
+  const run = code => spawnSync('sh', ['-c', 'ulimit -f 512; exec "$@"', 'sh', process.execPath, '-e', code], { encoding: 'utf8' })
+  const without = run(script.replace('journal.forget(journal.last)', ''))
+  const full = JSON.parse(without.stdout)
+  assert.ok(full.taken.length > 100 && full.refused.length > 1, without.stdout + without.stderr)
+  assert.deepEqual(new Set(full.refused), new Set(['EFBIG']))
+  // Opened without the limit: exactly what was taken is there.
+  assert.deepEqual(keys(new Journal(at, { records: 1e6, bytes: 1e9 })), full.taken)
+  fs.rmSync(at, { recursive: true })
+  const later = run(script)
+  const again = JSON.parse(later.stdout)
+  assert.equal(again.refused.length, again.full, later.stdout + later.stderr)
+  assert.deepEqual(keys(new Journal(at, { records: 1e6, bytes: 1e9 })), ['k300'])
 })
 
 test('the number of what is done is whole whatever stood there before', () => {
