@@ -3,7 +3,7 @@
 //! Of images and models only what this agent itself brought is ever removed (it remembers that in the ledger) and, where a
 //! spec says `prune`, models that a person put there. An image that any container uses stays: the engine says so. Nothing
 //! here is planned: no instance waits for it, and a failure only means that it is tried again. Where room is short, what can
-//! be fetched again goes before its time; data never does (decision 19).
+//! be fetched again goes before its time; data never does (decision 21).
 use super::{
     ReconcileError, Reconciler, View,
     memory::{Brought, Remembered},

@@ -1,5 +1,5 @@
 //! Data that no spec names any more: volumes of deleted instances, and those that a spec dropped. Kept for a good while,
-//! because what an operator deletes by mistake must come back with its data, and then removed (decision 19).
+//! because what an operator deletes by mistake must come back with its data, and then removed (decision 21).
 //!
 //! Only time in which the agent ran and looked counts: neither a clock that jumps nor a month in the dark makes data old. What
 //! is held at the site, or is not as its spec asks, is left as it is, and its time stands still.
