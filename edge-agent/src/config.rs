@@ -4,18 +4,25 @@
 //! Deliberately absent: what the hub wants (the ledger holds that) and who this host is (`identity` does).
 use crate::{
     link::dial::HubUrl,
-    reconcile::{clean_up::CleanUp, deadlines::Deadlines, preflight::Limits},
+    reconcile::{
+        clean_up::CleanUp,
+        deadlines::Deadlines,
+        preflight::Limits,
+        sources::{self, Registries},
+    },
 };
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 mod blocks;
+mod parts;
 
-use blocks::{check_block, loopback};
+use blocks::loopback;
 
 /// Prefix of the environment variables that override settings: `REDFORGE_EDGE__RUNTIME__POOL` is `[runtime] pool`.
 pub const ENV_PREFIX: &str = "REDFORGE_EDGE__";
@@ -62,8 +69,10 @@ struct Written {
     site: WrittenSite,
     /// Where instances hand in records.
     gateway: WrittenGateway,
-    /// Images and models that nothing needs any more.
+    /// What nothing needs any more.
     clean_up: WrittenCleanUp,
+    /// Where images come from that neither the host nor the hub has; by registry, as in `[registry."docker.io"]`.
+    registry: BTreeMap<String, WrittenRegistry>,
     /// Logging.
     log: WrittenLog,
 }
@@ -73,6 +82,15 @@ struct Written {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(all) => all,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +167,24 @@ struct WrittenCleanUp {
     enabled: Option<bool>,
     /// Seconds, 0 to 31536000, for which something must have been unneeded before it is removed; default: 86400 (a day).
     min_age_s: Option<u32>,
+    /// Keep the data of deleted instances and volumes that a spec dropped for ever, `true` or `false`; default: `false`.
+    keep_volumes: Option<bool>,
+    /// Seconds, 0 to 315360000, of the agent's own running time for which such data is kept, however short room is; default:
+    /// 2592000 (30 days).
+    volume_min_age_s: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenRegistry {
+    /// Registries, `HOST[:PORT][/PATH]`, that are asked for its images first, in this order; default: none.
+    mirrors: Option<OneOrMany>,
+    /// Who the host is to this registry, or to this mirror; default: nobody.
+    username: Option<String>,
+    /// File whose first line is the password, an absolute path; read at each fetch; default: none.
+    password_file: Option<PathBuf>,
+    /// Secret that is the password, given by `redforge-edge secret set`; default: none.
+    password_secret: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,6 +210,7 @@ pub struct Config {
     /// Port on the internal bridge where instances hand in records.
     pub gateway_port: u16,
     pub clean_up: CleanUp,
+    pub registries: Registries,
     /// Tracing filter.
     pub log_filter: String,
     /// Standard error goes to systemd's journal.
@@ -231,11 +268,16 @@ impl Config {
             },
             "gateway": {"port": self.gateway_port},
             "site": {"max_hold_s": self.max_hold.as_secs()},
-            "clean_up": {"enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs()},
+            "clean_up": {
+                "enabled": self.clean_up.enabled, "min_age_s": self.clean_up.min_age.as_secs(),
+                "keep_volumes": self.clean_up.keep_data.is_none(),
+                "volume_min_age_s": self.clean_up.keep_data.map(|d| d.as_secs()),
+            },
+            "registry": sources::shown(&self.registries),
             "log": {"filter": self.log_filter},
         });
         // TOML has no word for nothing.
-        for path in ["/runtime", ""] {
+        for path in ["/runtime", "/clean_up", ""] {
             if let Some(table) = shown.pointer_mut(path).and_then(serde_json::Value::as_object_mut) {
                 table.retain(|_, v| !v.is_null());
             }
@@ -380,11 +422,7 @@ fn overriding(key: &str, value: &str) -> toml::Table {
 impl Written {
     fn check(self, flags: &Flags, env: &Environment) -> Result<Config, ConfigError> {
         let value = |text: String| ConfigError::Value(text);
-        let urls = match self.hub_url {
-            None => Vec::new(),
-            Some(OneOrMany::One(url)) => vec![url],
-            Some(OneOrMany::Many(urls)) => urls,
-        };
+        let urls = self.hub_url.map(OneOrMany::all).unwrap_or_default();
         let hub_urls = urls
             .iter()
             .map(|u| u.parse().map_err(|e| value(format!("hub_url: {e}"))))
@@ -407,7 +445,7 @@ impl Written {
             (None, Some(base)) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, base))),
             (None, None) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PAGE_PORT))),
         };
-        let runtime = runtime(self.runtime).map_err(value)?;
+        let runtime = parts::runtime(self.runtime).map_err(value)?;
         let outbox = OutboxConfig {
             max_bytes: self.outbox.max_bytes.unwrap_or(8 << 30),
             hub_rpo_s: self.outbox.hub_rpo_s.unwrap_or(86_400),
@@ -433,7 +471,8 @@ impl Written {
             outbox,
             gateway_port,
             max_hold: Duration::from_secs(max_hold_s.into()),
-            clean_up: CleanUp::of(self.clean_up.enabled, self.clean_up.min_age_s).map_err(value)?,
+            clean_up: parts::clean_up(&self.clean_up).map_err(value)?,
+            registries: parts::registries(self.registry).map_err(value)?,
             log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
             journal: env.get("JOURNAL_STREAM").is_some(),
             sudo_user: env.get("SUDO_USER").map(str::to_owned),
@@ -448,40 +487,6 @@ impl Written {
         }
         Ok(config)
     }
-}
-
-fn runtime(written: WrittenRuntime) -> Result<RuntimeConfig, String> {
-    let pool = written.pool.clone().unwrap_or_else(|| "10.231.64.0/18".into());
-    check_block("runtime.pool", &pool, 24)?;
-    if let Some(subnet) = &written.subnet {
-        check_block("runtime.subnet", subnet, 29)?;
-    }
-    let (deadlines, least) = (deadlines(&written)?, Limits::default());
-    Ok(RuntimeConfig {
-        docker_socket: written.docker_socket.unwrap_or_else(|| "/var/run/docker.sock".into()),
-        pool,
-        subnet: written.subnet,
-        deadlines,
-        limits: Limits {
-            disk_headroom_bytes: written.disk_headroom_bytes.unwrap_or(least.disk_headroom_bytes),
-            memory_reserve_bytes: written.memory_reserve_bytes.unwrap_or(least.memory_reserve_bytes),
-        },
-    })
-}
-
-fn deadlines(written: &WrittenRuntime) -> Result<Deadlines, String> {
-    let within = |name: &str, written: Option<u32>, default: Duration, (least, most): (u32, u32)| match written {
-        None => Ok(default),
-        Some(s) if (least..=most).contains(&s) => Ok(Duration::from_secs(s.into())),
-        Some(s) => Err(format!("runtime.{name}: {s} is not within {least} to {most}")),
-    };
-    let d = Deadlines::default();
-    Ok(Deadlines {
-        pull: within("pull_deadline_s", written.pull_deadline_s, d.pull, (10, 604_800))?,
-        start: within("create_deadline_s", written.create_deadline_s, d.start, (1, 3_600))?,
-        healthy: within("start_deadline_s", written.start_deadline_s, d.healthy, (10, 86_400))?,
-        hot_deploy: within("deploy_deadline_s", written.deploy_deadline_s, d.hot_deploy, (5, 3_600))?,
-    })
 }
 
 #[cfg(test)]

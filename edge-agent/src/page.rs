@@ -7,7 +7,6 @@ use crate::{
     db::ledger::Ledger,
     identity::IdentityDir,
     link::{LinkView, OutboxNumbers, effective},
-    reconcile::clean_up::Unneeded,
     site::{self, Asked, Asking, Refusal},
 };
 use bytes::Bytes;
@@ -68,9 +67,6 @@ pub struct StatusView {
     /// What is held at the site, the whole host first.
     #[serde(default)]
     pub holds: Vec<HoldView>,
-    /// Images and models that nothing needs any more, and when they are removed.
-    #[serde(default)]
-    pub unneeded: Vec<Unneeded>,
 }
 
 /// What is held at the site.
@@ -123,7 +119,6 @@ pub struct Sources {
     pub outbox: watch::Receiver<Vec<OutboxNumbers>>,
     pub facts: watch::Receiver<HostFacts>,
     pub ledger: Ledger,
-    pub unneeded: watch::Receiver<Vec<Unneeded>>,
 }
 
 /// How far the agent has come.
@@ -167,14 +162,12 @@ impl Page {
             facts: HostFacts::default(),
             warnings: self.troubles.iter().filter_map(|t| t.borrow().clone()).collect(),
             holds: Vec::new(),
-            unneeded: Vec::new(),
         };
         match stage {
             Stage::Starting(why) => view.starting = Some(why),
             Stage::Working(sources) => {
                 let link = sources.link.borrow().clone();
                 view.facts = sources.facts.borrow().clone();
-                view.unneeded.clone_from(&sources.unneeded.borrow());
                 view.status = Some(effective(&sources.status.borrow(), link.overlay.as_ref(), &view.facts));
                 view.link = Some(link);
                 view.outbox.clone_from(&sources.outbox.borrow());

@@ -13,7 +13,7 @@ use crate::{
 };
 use bring::Shelf;
 use choose::Chosen;
-use clean_up::{CleanUp, Unneeded};
+use clean_up::{CleanUp, volumes::Looks};
 use deadlines::Deadlines;
 pub use fault::ReconcileError;
 pub use fold::capacity;
@@ -69,6 +69,7 @@ mod reduce;
 mod report;
 mod scaling;
 mod sessions;
+pub mod sources;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -109,8 +110,12 @@ pub struct Deps {
     pub queues_heard: Option<watch::Receiver<QueuesHeard>>,
     /// What the host has for its instances; none = not known, and taken as enough.
     pub capacity: Option<plan::room::Capacity>,
-    /// When images and models that nothing needs are removed.
+    /// When what nothing needs is removed.
     pub clean_up: CleanUp,
+    /// The agent's own disk is full: its reserve is given back. None: nobody looks.
+    pub disk_full: Option<watch::Receiver<bool>>,
+    /// Where images come from that neither the host nor the hub has.
+    pub registries: Arc<sources::Registries>,
 }
 
 /// The loop's state; all of it can be found out again.
@@ -129,10 +134,13 @@ pub struct Reconciler {
     doors: Doors,
     probes: Probes,
     shelf: Shelf,
-    /// What nothing needs any more.
-    unneeded: watch::Sender<Vec<Unneeded>>,
     /// What was named when the blobs were last looked through.
     swept: Option<BTreeSet<Digest>>,
+    looks: Looks,
+    /// What clean-up could free at once.
+    reclaimable_bytes: u64,
+    /// Room is short: what can be fetched again goes before its time.
+    short: bool,
     loads: Loads,
     status: watch::Sender<HostStatus>,
     /// When a fetch's progress was last told.
@@ -187,13 +195,20 @@ impl Reconciler {
             reason: None,
             names: vec![],
             instances: vec![],
+            clean_up: Default::default(),
         };
         let jobs = Jobs::default();
         Self {
             names: Names::new(deps.host),
-            shelf: Shelf { ledger: deps.ledger.clone(), folder: deps.blobs.join("sha256") },
-            unneeded: watch::Sender::default(),
+            shelf: Shelf {
+                ledger: deps.ledger.clone(),
+                folder: deps.blobs.join("sha256"),
+                registries: deps.registries.clone(),
+            },
             swept: None,
+            looks: Looks::default(),
+            reclaimable_bytes: 0,
+            short: false,
             deps,
             memory: None,
             secrets: Secrets::new(),
@@ -219,11 +234,6 @@ impl Reconciler {
     /// The host as the last pass found it.
     pub fn status(&self) -> watch::Receiver<HostStatus> {
         self.status.subscribe()
-    }
-
-    /// Images and models that nothing needs any more, and when they go.
-    pub fn unneeded(&self) -> watch::Receiver<Vec<Unneeded>> {
-        self.unneeded.subscribe()
     }
 
     /// Brokers that records are collected from.
@@ -252,6 +262,7 @@ impl Reconciler {
         let done = self.jobs.done();
         let mut heard = self.deps.brokers_heard.clone();
         let mut queues = self.deps.queues_heard.clone();
+        let mut full = self.deps.disk_full.clone();
         let mut events: Option<BoxStream<'static, ()>> = None;
         let mut wait = SOON;
         loop {
@@ -260,7 +271,7 @@ impl Reconciler {
             let pace = tokio::select! {
                 () = stop.cancelled() => return,
                 pace = self.pass() => pace,
-                () = a_newer_one(self_ledger, begun) => {
+                () = deadlines::a_newer_one(self_ledger, begun) => {
                     tracing::warn!("a pass hangs and a newer desired state is there, beginning anew");
                     Pace::Changed
                 }
@@ -279,6 +290,7 @@ impl Reconciler {
                 () = done.notified() => {}
                 () = sessions::news(&mut heard) => {}
                 () = scaling::news(&mut queues) => gather = SOON,
+                () = clean_up::news(&mut full) => {}
                 opened = self.doors.one_opens() => {
                     self.doors.note(opened);
                     wait = SOON;
@@ -470,20 +482,6 @@ impl Reconciler {
         }
         Ok(())
     }
-}
-
-/// How long a pass goes on after a newer desired state was accepted.
-const GRACE: Duration = Duration::from_secs(3);
-
-/// A newer desired state than this one was accepted a while ago.
-async fn a_newer_one(ledger: Ledger, begun: Option<(u64, Digest)>) {
-    let mut changed = ledger.subscribe();
-    while ledger.accepted() == begun {
-        if changed.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-    tokio::time::sleep(GRACE).await;
 }
 
 fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {

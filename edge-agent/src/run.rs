@@ -9,7 +9,7 @@ use crate::{
     db::{
         OpenError,
         ledger::{Ledger, LedgerError},
-        outbox::{Limits, Outbox, OutboxError},
+        outbox::{self, Limits, Outbox, OutboxError},
     },
     drafts, editor, facts,
     identity::{Enrolled, IdentityDir},
@@ -109,6 +109,7 @@ async fn start(
     let (facts_out, facts) = watch::channel(facts::measure(&config.state_dir));
     tasks.spawn("facts", measure_facts(config.state_dir.clone(), Arc::clone(&docker), facts_out, stop.clone()));
 
+    let (full_out, disk_full) = watch::channel(false);
     let (queues_out, queues_heard) = watch::channel(QueuesHeard::new());
     let (heard_out, brokers_heard) = watch::channel(BrokersHeard::new());
     let reconciler = Reconciler::new(reconcile::Deps {
@@ -126,9 +127,10 @@ async fn start(
         queues_heard: Some(queues_heard),
         capacity: reconcile::capacity(facts.borrow().cpus, facts.borrow().memory_total_bytes),
         clean_up: config.clean_up,
+        disk_full: Some(disk_full),
+        registries: Arc::new(config.registries.clone()),
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());
-    let unneeded = reconciler.unneeded();
     // Before the outbox: while that is not open yet, whoever hands something in is told to come back.
     let (tools_out, tools_in) = watch::channel(None);
     let ingest = collect::http::Deps {
@@ -145,7 +147,10 @@ async fn start(
     // After reconcile: whatever is wrong with the records must not keep containers from running.
     let Some(records) = open_outbox(config, &clock, stage, &stop).await? else { return Ok(()) };
     let (numbers_out, outbox) = watch::channel(numbers(&records).await.unwrap_or_default());
-    tasks.spawn("outbox", watch_outbox(records.clone(), numbers_out, tasks.pulse("outbox", HANGS), stop.clone()));
+    tasks.spawn(
+        "outbox",
+        watch_outbox(records.clone(), (numbers_out, full_out), tasks.pulse("outbox", HANGS), stop.clone()),
+    );
 
     let gate = Gate::new(policy(&ledger));
     tasks.spawn("policy", follow_policy(gate.clone(), ledger.clone(), stop.clone()));
@@ -174,7 +179,7 @@ async fn start(
     tasks.spawn("link", link.run(tasks.pulse("link", HANGS), stop.clone()));
     tasks.spawn("ledger", give_up_when_broken(ledger.clone(), stop.clone()));
 
-    let sources = Sources { link: link_view, status, outbox, facts, ledger, unneeded };
+    let sources = Sources { link: link_view, status, outbox, facts, ledger };
     stage.send_replace(Stage::Working(Box::new(sources)));
     tracing::info!(host.id = %enrolled.host_id, host.name = %enrolled.name, start_no, "agent at work");
     daemon::notify_ready(&format!("host {}", enrolled.name));
@@ -263,6 +268,8 @@ async fn open_ledger(
 ) -> anyhow::Result<Option<(Ledger, u64)>> {
     let path = state_dir.join("ledger.db");
     loop {
+        // On a disk without any room the reserve is what it can be opened with.
+        outbox::give_way(&state_dir.join("outbox.db"));
         let opening = async {
             let ledger = Ledger::open(&path).await?;
             let start_no = ledger.next_start_no().await?;
@@ -312,7 +319,12 @@ async fn numbers(outbox: &Outbox) -> Option<Vec<OutboxNumbers>> {
 }
 
 /// Publishes the outbox's numbers, at most twice a second, and ends the process when the file cannot be trusted.
-async fn watch_outbox(outbox: Outbox, out: watch::Sender<Vec<OutboxNumbers>>, pulse: Pulse, stop: CancellationToken) {
+async fn watch_outbox(
+    outbox: Outbox,
+    (out, full): (watch::Sender<Vec<OutboxNumbers>>, watch::Sender<bool>),
+    pulse: Pulse,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(OUTBOX_TICK);
     loop {
         pulse.beat();
@@ -324,6 +336,8 @@ async fn watch_outbox(outbox: Outbox, out: watch::Sender<Vec<OutboxNumbers>>, pu
             }
             () = stop.cancelled() => return outbox.close().await,
         }
+        let now = outbox.room().disk_full;
+        full.send_if_modified(|old| std::mem::replace(old, now) != now);
         if let Some(fresh) = numbers(&outbox).await {
             out.send_if_modified(|old| std::mem::replace(old, fresh.clone()) != fresh);
         }

@@ -2,7 +2,7 @@
 //!
 //! Step of the flow down: `reconcile` observes and acts through this trait only. It knows nothing of desired states,
 //! kinds or files' content; every object it makes carries the labels of [`labels`], and it never touches one without.
-use crate::runtime::{meter::Meter, names::Names};
+use crate::runtime::{login::Login, meter::Meter, names::Names};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use redforge_shared::{
@@ -21,6 +21,7 @@ use std::{
 
 pub mod docker;
 pub mod fake;
+pub mod login;
 pub mod meter;
 pub mod names;
 
@@ -256,6 +257,9 @@ pub struct ImageSeen {
     /// What it was made for, such as amd64; empty = not said.
     #[serde(default)]
     pub architecture: String,
+    /// What it takes on the disk, what it shares with others too; 0 = not said.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// What a container is doing.
@@ -361,6 +365,14 @@ pub enum RuntimeError {
         #[source]
         source: Cause,
     },
+    #[error("registry {registry} does not give '{reference}' to this host")]
+    Denied {
+        reference: String,
+        /// As references name it.
+        registry: String,
+        #[source]
+        source: Cause,
+    },
     #[error("'{name}' exists and is not ours")]
     Foreign { name: String },
     #[error("the subnet {subnet} of network '{name}' is taken")]
@@ -410,7 +422,7 @@ pub trait Runtime: Send + Sync {
     /// The machine that the engine runs on.
     fn survey(&self) -> Boxed<'_, Done<EngineSeen>>;
     /// Architectures for which the image's registry has it, asked without fetching it; empty = it does not say.
-    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>>;
+    fn architectures<'a>(&'a self, reference: &'a str, login: Option<&'a Login>) -> Boxed<'a, Done<Vec<String>>>;
     /// Everything of this host, and what bears our names without being ours.
     fn observe<'a>(&'a self, names: &'a Names) -> Boxed<'a, Done<HostSeen>>;
     /// Makes the network unless it is there; [`RuntimeError::SubnetTaken`] asks for another subnet.
@@ -466,7 +478,12 @@ pub trait Runtime: Send + Sync {
     /// The image if it is on the host.
     fn find_image<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Option<ImageSeen>>>;
     /// The image; fetched from its registry when it is not on the host. The meter is told how far that is.
-    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
+    fn resolve_image<'a>(
+        &'a self,
+        reference: &'a str,
+        login: Option<&'a Login>,
+        meter: &'a Meter,
+    ) -> Boxed<'a, Done<ImageSeen>>;
     /// Gives the engine an image out of a tar of `docker save`, under this reference. The meter is told how far that is.
     fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>>;
     /// Lets a reference mean this image.

@@ -93,7 +93,7 @@ pub async fn take(ledger: &Ledger, asking: &Asking, deed: &Deed) -> Result<Done,
     match deed {
         Deed::Hold { of, for_s, reason } => {
             let hold = judge_hold(asking, *for_s, reason)?;
-            for scope in scopes(of, ledger)? {
+            for scope in scopes(of, &known(ledger)?)? {
                 let hold = Hold { whole_host: scope == Scope::Host, ..hold.clone() };
                 ledger.hold(&scope, &hold).await?;
                 tracing::info!(
@@ -112,7 +112,9 @@ pub async fn take(ledger: &Ledger, asking: &Asking, deed: &Deed) -> Result<Done,
             }
         }
         Deed::Release { of } => {
-            let scopes = scopes(of, ledger)?;
+            // What is held and no longer desired can be released all the same.
+            let known: Vec<Name> = known(ledger)?.into_iter().chain(site.holds.keys().cloned()).collect();
+            let scopes = scopes(of, &known)?;
             for scope in &scopes {
                 if let (Scope::Instance(name), Some(h)) = (scope, &site.host) {
                     let (instance, by, until) = (name.clone(), h.by.clone(), written(h.until));
@@ -166,13 +168,12 @@ fn judge_hold(asking: &Asking, for_s: u64, reason: &str) -> Result<Hold, Refusal
     }
 }
 
-fn scopes(of: &Target, ledger: &Ledger) -> Result<Vec<Scope>, Refusal> {
+fn scopes(of: &Target, known: &[Name]) -> Result<Vec<Scope>, Refusal> {
     let Target::Instances(names) = of else { return Ok(vec![Scope::Host]) };
-    let known = known(ledger)?;
     if names.is_empty() {
         return Err(Refusal::Nobody);
     }
-    names.iter().map(|n| is_known(n, &known).map(|()| Scope::Instance(n.clone()))).collect()
+    names.iter().map(|n| is_known(n, known).map(|()| Scope::Instance(n.clone()))).collect()
 }
 
 fn known(ledger: &Ledger) -> Result<Vec<Name>, Refusal> {

@@ -11,10 +11,14 @@ use crate::{
 use redforge_shared::{
     clock::Clock,
     error::Chain,
-    report::{Health, HostFacts, HostStatus, InstanceStatus, Phase, Reason, Sync},
+    report::{
+        Health, HostFacts, HostStatus, InstanceStatus, Phase, Reason, Sync,
+        clean_up::{CleanUp, Leftover},
+    },
 };
 use sentence::{MINUTE, grouped, span};
 use std::{fmt::Write as _, path::Path};
+use time::OffsetDateTime;
 
 mod sentence;
 
@@ -57,7 +61,6 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         facts: HostFacts::default(),
         warnings: Vec::new(),
         holds: Vec::new(),
-        unneeded: Vec::new(),
     };
     if !config.state_dir.join("identity").exists() {
         return Ok(view);
@@ -76,6 +79,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
             reason: None,
             names: Vec::new(),
             instances: desired.state.instances.iter().map(|i| InstanceStatus::unseen(i, clock.now())).collect(),
+            clean_up: Default::default(),
         });
     }
     let path = config.state_dir.join("outbox.db");
@@ -146,18 +150,35 @@ pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
         let dropped = grouped(i.messages_dropped);
         all.push(format!("Warning: {} has thrown {dropped} messages away for want of room.", i.name));
     }
-    for u in &view.unneeded {
-        let when = match u.removed_at {
-            Some(at) if at <= view.at => "is removed as soon as nothing uses it".to_owned(),
-            Some(at) => format!("is removed in {}", span((at - view.at).whole_seconds())),
-            None => "stays: clean-up is switched off".to_owned(),
-        };
-        all.push(format!("Unneeded: {} {} {when}.", u.kind, u.name));
-    }
+    all.extend(view.status.iter().flat_map(|s| leftovers(&s.clean_up, view.at)));
     all.extend(view.warnings.iter().map(|w| format!("Warning: {w}.")));
     if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {
         let word = if ahead > 0 { "ahead of" } else { "behind" };
         all.push(format!("This host's clock is {} {word} the hub's.", span(ahead.abs())));
+    }
+    all
+}
+
+/// What nothing needs any more, and what becomes of it.
+fn leftovers(said: &CleanUp, now: OffsetDateTime) -> Vec<String> {
+    let mut all = Vec::new();
+    if said.short {
+        all.push(
+            "Room is short: images, models and blobs that nothing needs are removed before their time.".to_owned(),
+        );
+    }
+    for u in &said.unneeded {
+        let when = match u.removed_at {
+            Some(at) if at <= now => "is removed as soon as nothing uses it".to_owned(),
+            Some(at) => format!("is removed in {}", span((at - now).whole_seconds())),
+            None if u.kind == Leftover::Volume => "stays: [clean_up] keeps data".to_owned(),
+            None => "stays: clean-up is switched off".to_owned(),
+        };
+        all.push(format!("Unneeded: {} {} {when}.", u.kind.as_str().to_lowercase(), u.name));
+    }
+    let more = (said.count as usize).saturating_sub(said.unneeded.len());
+    if more > 0 {
+        all.push(format!("Unneeded: {more} more."));
     }
     all
 }

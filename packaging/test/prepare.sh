@@ -24,6 +24,7 @@ want setpriv util-linux
 want ps procps
 want curl curl
 want jq jq
+want docker-registry docker-registry
 
 if [ ${#need[@]} -gt 0 ]; then
   readarray -t need < <(printf '%s\n' "${need[@]}" | sort -u)

@@ -66,7 +66,7 @@ words!(
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held, Edited, PreflightRefused,
-        DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing,
+        DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied,
     }
 );
 words!(
@@ -78,8 +78,10 @@ words!(
     ScaleLimit { None, Minimum, Maximum, Capacity, Window }
 );
 
+pub mod clean_up;
 pub mod preflight;
 
+use clean_up::CleanUp;
 use preflight::{ChangeStep, Preflight};
 
 /// One instance as its agent last saw it.
@@ -222,6 +224,9 @@ pub struct HostStatus {
     pub reason: Option<Reason>,
     pub names: Vec<String>,
     pub instances: Vec<InstanceStatus>,
+    /// What nothing needs any more, and what became of it.
+    #[serde(default)]
+    pub clean_up: CleanUp,
 }
 
 #[cfg(test)]

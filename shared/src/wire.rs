@@ -2,6 +2,7 @@
 //!
 //! No decisions, and no default that means a policy: an unknown enum in a report becomes `None` or `Unknown`, in desired
 //! state it is refused.
+mod clean_up;
 mod preflight;
 mod record;
 mod report;

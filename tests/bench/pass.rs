@@ -107,7 +107,10 @@ async fn passes(ground: &mut Ground, sleepers: usize) -> anyhow::Result<Rounds> 
         clean_up: redforge_edge::reconcile::clean_up::CleanUp {
             enabled: true,
             min_age: std::time::Duration::from_secs(86_400),
+            keep_data: None,
         },
+        disk_full: None,
+        registries: std::sync::Arc::default(),
         queues_heard: None,
     });
     let status = reconciler.status();

@@ -127,6 +127,10 @@ impl Proxy {
         self.released.send_replace(());
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What agents dial.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)

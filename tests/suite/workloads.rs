@@ -1,16 +1,19 @@
 //! Everything on a host is reconciled: what an operator, a flow author and a technician may count on.
 mod artifacts;
 mod changes;
+mod clean_up;
 mod dark;
 mod doctor;
 mod drift;
 mod editor;
+mod full_disk;
 mod hostile;
 mod hot_deploy;
 mod kills;
 mod majors;
 mod modules;
 mod out;
+mod registry;
 mod replicas;
 mod rollback;
 mod runtimes;

@@ -394,6 +394,15 @@ fn mark_damaged(path: &Path) {
     }
 }
 
+/// Gives up the reserve of this outbox where the disk has no room at all, before anything is opened there.
+pub fn give_way(path: &Path) {
+    if let Ok(reserve) = Reserve::beside(path, u64::MAX)
+        && reserve.is_low()
+    {
+        reserve.release();
+    }
+}
+
 /// Opens the file on the writer's thread.
 fn prepare(path: &Path, limits: Limits, clock: SharedClock, draw: fn() -> [u8; 16]) -> Result<Writer, OpenError> {
     let create = |source| OpenError::Create { path: path.into(), source };

@@ -16,12 +16,26 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The state folder's disk and Docker's, once where they are the same.
 pub(super) fn disks(config: &Config, info: Option<&Info>) -> Vec<Finding> {
     let mut all = vec![disk("disk", &config.state_dir), writable(&config.state_dir)];
+    all.extend(reserve(&config.state_dir));
     let root = info.map(|i| PathBuf::from(&i.docker_root_dir)).filter(|p| p.is_absolute());
     let device = |p: &Path| std::fs::metadata(p).ok().map(|m| m.dev());
     if let Some(root) = root.filter(|r| device(r).is_some() && device(r) != device(&config.state_dir)) {
         all.push(disk("disk.docker", &root));
     }
     all
+}
+
+/// Is the file there that lets the agent work on a full disk? Nothing is said where there are no records yet.
+fn reserve(dir: &Path) -> Option<Finding> {
+    const CHECK: &str = "disk.reserve";
+    let next = format!("free some space on the disk of {0}: df -h {0}; du -xhd1 {0}", dir.display());
+    match std::fs::metadata(dir.join("outbox.reserve")) {
+        Ok(m) => Some(Finding::ok(CHECK, format!("{} MiB are set aside for a full disk", m.len() >> 20))),
+        Err(_) if !dir.join("outbox.db").exists() => None,
+        Err(_) => {
+            Some(Finding::warn(CHECK, "the reserve is given back, the disk was full and is not free enough yet", next))
+        }
+    }
 }
 
 fn disk(check: &'static str, dir: &Path) -> Finding {

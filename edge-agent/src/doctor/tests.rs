@@ -83,17 +83,17 @@ async fn a_folder_that_takes_no_file_and_damaged_databases_are_named() {
     let ledger = crate::db::ledger::Ledger::open(&dir.path().join("ledger.db")).await.expect("opens");
     ledger.kv_set("key", vec![7; 60_000]).await.expect("commits");
     drop(ledger);
-    let found = files::databases(dir.path()).await;
-    assert_eq!(of(&found, "sqlite.ledger").verdict, Verdict::Ok, "{found:?}");
-    // A page in the middle is torn.
-    let path = dir.path().join("ledger.db");
     let log = dir.path().join("ledger.db-wal");
     let begun = std::time::Instant::now();
-    // Its thread ends behind the handle; the last to close the file puts all of it in.
+    // Its thread ends behind the handle. It must be the last to close the file: one that only reads leaves the log there.
     while log.exists() {
         assert!(begun.elapsed() < std::time::Duration::from_secs(60), "the ledger was not closed");
         tokio::task::yield_now().await;
     }
+    let found = files::databases(dir.path()).await;
+    assert_eq!(of(&found, "sqlite.ledger").verdict, Verdict::Ok, "{found:?}");
+    // A page in the middle is torn.
+    let path = dir.path().join("ledger.db");
     let mut bytes = std::fs::read(&path).expect("own file");
     bytes[4096..].fill(0x5a);
     std::fs::write(&path, bytes).expect("own file");

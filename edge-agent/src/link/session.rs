@@ -218,6 +218,7 @@ impl Link {
             outbox: outbox.collect(),
             certificate_not_after: enrolled.and_then(Enrolled::validity).map(|(_, end)| timestamp(end)),
             reported_at: Some(timestamp(self.deps.clock.now())),
+            clean_up: Some((&status.clean_up).into()),
         }))
     }
 

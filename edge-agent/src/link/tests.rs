@@ -42,6 +42,7 @@ fn idle() -> HostStatus {
         reason: None,
         names: vec![],
         instances: vec![],
+        clean_up: Default::default(),
     }
 }
 

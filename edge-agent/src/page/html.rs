@@ -131,7 +131,6 @@ mod tests {
             facts: HostFacts::default(),
             warnings: vec!["a \"port\" is taken & gone".into()],
             holds: vec![HoldView { instance: None, hold }],
-            unneeded: vec![],
         }
     }
 

@@ -304,6 +304,9 @@ pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
     Some(match e {
         RuntimeError::Unreachable(_) => (Reason::RuntimeUnreachable, vec![]),
         RuntimeError::ImageMissing { reference, .. } => (Reason::ImageMissing, vec![reference.clone()]),
+        RuntimeError::Denied { reference, registry, .. } => {
+            (Reason::RegistryDenied, vec![reference.clone(), registry.clone()])
+        }
         RuntimeError::Foreign { name } => (Reason::ForeignObject, vec![name.clone()]),
         RuntimeError::PortTaken { .. } => (Reason::PortTaken, vec![]),
         RuntimeError::DiskFull { .. } => (Reason::DiskFull, vec![]),

@@ -2,7 +2,7 @@
 //!
 //! What the hub holds is named by content, and then nothing else will do: a registry is asked only where the hub holds
 //! nothing. The link fetches blobs into the shelf; here they are waited for, handed over and dropped.
-use super::jobs::JobError;
+use super::{jobs::JobError, sources::Registries};
 use crate::{
     db::ledger::Ledger,
     runtime::{ImageSeen, Runtime, meter::Meter},
@@ -24,12 +24,14 @@ const WAIT: Duration = Duration::from_secs(20);
 /// How often arriving bytes are counted.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Where the link lays blobs.
+/// Where the link lays blobs, and where the rest comes from.
 #[derive(Clone, Debug)]
 pub struct Shelf {
     pub ledger: Ledger,
     /// `blobs/sha256` of the state folder.
     pub folder: PathBuf,
+    /// Where images come from that neither the host nor the hub has.
+    pub registries: Arc<Registries>,
 }
 
 impl Shelf {
@@ -69,6 +71,15 @@ impl Shelf {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// What of a blob lies here.
+    pub async fn bytes_of(&self, digest: Digest) -> u64 {
+        let mut bytes = 0;
+        for file in [self.path(digest), self.folder.join(format!("{}.part", digest.hex()))] {
+            bytes += tokio::fs::metadata(file).await.map_or(0, |m| m.len());
+        }
+        bytes
     }
 
     /// A blob was taken over by the engine or a server: it need not lie here a second time.

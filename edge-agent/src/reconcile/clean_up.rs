@@ -1,11 +1,12 @@
-//! Removes images, models and blobs that nothing needs any more, once they have been unneeded for a while.
+//! Removes images, models, blobs and data volumes that nothing needs any more, once they have been unneeded for a while.
 //!
-//! Only what this agent itself brought is ever removed (it remembers that in the ledger), and, where a spec says `prune`,
-//! models that a person put there. An image that any container uses stays: the engine says so. Nothing here is planned:
-//! no instance waits for it, and a failure only means that it is tried again.
+//! Of images and models only what this agent itself brought is ever removed (it remembers that in the ledger) and, where a
+//! spec says `prune`, models that a person put there. An image that any container uses stays: the engine says so. Nothing
+//! here is planned: no instance waits for it, and a failure only means that it is tried again. Where room is short, what can
+//! be fetched again goes before its time; data never does (decision 19).
 use super::{
     ReconcileError, Reconciler, View,
-    memory::{Brought, Remembered, UnnamedSince},
+    memory::{Brought, Remembered},
     observe::AppSeen,
     plan::job_key,
 };
@@ -14,10 +15,18 @@ use redforge_shared::{
     desired::{Model, Workload},
     error::Chain,
     ids::{Digest, Name},
+    report::{
+        Reason,
+        clean_up::{self as said, Leftover, Unneeded},
+        preflight::Verdict,
+    },
 };
-use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use time::OffsetDateTime;
+use tokio::sync::watch;
+
+mod blobs;
+pub mod volumes;
 
 /// What the settings say about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,31 +34,29 @@ pub struct CleanUp {
     pub enabled: bool,
     /// For how long something must have been unneeded.
     pub min_age: Duration,
+    /// For how long data that no spec names any more is kept; none: for ever.
+    pub keep_data: Option<Duration>,
 }
 
 impl CleanUp {
     /// The settings as written.
-    pub fn of(enabled: Option<bool>, min_age_s: Option<u32>) -> Result<Self, String> {
-        let min_age_s = min_age_s.unwrap_or(86_400);
-        if min_age_s > 31_536_000 {
-            return Err(format!("clean_up.min_age_s: {min_age_s} is not within 0 to 31536000"));
-        }
-        Ok(Self { enabled: enabled.unwrap_or(true), min_age: Duration::from_secs(min_age_s.into()) })
+    pub fn of(
+        enabled: Option<bool>,
+        min_age_s: Option<u32>,
+        keep_volumes: Option<bool>,
+        volume_min_age_s: Option<u32>,
+    ) -> Result<Self, String> {
+        let age = |name: &str, written: Option<u32>, default: u32, most: u32| match written.unwrap_or(default) {
+            s if s > most => Err(format!("clean_up.{name}: {s} is not within 0 to {most}")),
+            s => Ok(Duration::from_secs(s.into())),
+        };
+        let data = age("volume_min_age_s", volume_min_age_s, 30 * 86_400, 315_360_000)?;
+        Ok(Self {
+            enabled: enabled.unwrap_or(true),
+            min_age: age("min_age_s", min_age_s, 86_400, 31_536_000)?,
+            keep_data: (!keep_volumes.unwrap_or(false)).then_some(data),
+        })
     }
-}
-
-/// Something that nothing needs any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unneeded {
-    /// `image`, `model` or `blob`.
-    pub kind: String,
-    /// The image's reference, instance and model, or the blob's digest.
-    pub name: String,
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
-    /// When it is removed; none: clean-up is switched off.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub removed_at: Option<OffsetDateTime>,
 }
 
 /// Key of a model's row: an instance's name holds no slash.
@@ -61,8 +68,32 @@ impl Reconciler {
     /// Notes what is needed and what is not, removes what has not been needed for long enough, and tells what is left.
     pub(super) async fn clean_up(&mut self, view: &View, memory: &mut Remembered) -> Result<(), ReconcileError> {
         let now = self.deps.clock.now();
+        self.short = self.is_short();
         self.remember_models(view, memory).await?;
-        let needed_images: BTreeSet<String> = memory
+        let mut unneeded = self.clean_images(memory, now).await?;
+        unneeded.extend(self.clean_models(view, memory, now).await?);
+        unneeded.extend(self.sweep_blobs(view, memory, now).await?);
+        unneeded.extend(self.clean_volumes(view, memory, now).await?);
+        let refetched = unneeded.iter().filter(|u| u.kind != Leftover::Volume && u.removed_at.is_some());
+        self.reclaimable_bytes = refetched.fold(0, |sum, u| sum.saturating_add(u.bytes));
+        let told = said::CleanUp::of(unneeded, memory.removed(), self.short);
+        self.status.send_if_modified(|s| std::mem::replace(&mut s.clean_up, told.clone()) != told);
+        Ok(())
+    }
+
+    /// Is the agent's disk full, or the engine's, or could something wanted come if there were more room?
+    fn is_short(&self) -> bool {
+        let full = self.deps.disk_full.as_ref().is_some_and(|full| *full.borrow());
+        let refused = self.status.borrow().instances.iter().any(|i| i.reason == Some(Reason::DiskFull));
+        full || refused || self.said.values().any(|(_, p)| p.verdict == Verdict::FitsAfterCleanUp)
+    }
+
+    async fn clean_images(
+        &mut self,
+        memory: &mut Remembered,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Unneeded>, ReconcileError> {
+        let needed: BTreeSet<String> = memory
             .images
             .values()
             .chain(memory.last_good.values().map(|g| &g.image))
@@ -70,22 +101,38 @@ impl Reconciler {
             .collect();
         let mut unneeded = Vec::new();
         for (id, row) in memory.brought_images.clone() {
-            let row = self.aged(row, needed_images.contains(&id), now);
+            let row = self.aged(row, needed.contains(&id), now);
             memory.set_brought_image(&self.deps.ledger, &id, Some(row.clone())).await?;
             let Some(since) = row.unneeded_since else { continue };
+            let mut bytes = row.bytes;
             if self.is_due(since, now) {
                 match self.deps.runtime.remove_image(&id, &row.name).await {
                     Ok(true) => {
                         tracing::info!(image.reference = row.name, image.id = id, "unneeded image removed");
                         memory.set_brought_image(&self.deps.ledger, &id, None).await?;
+                        memory.count_removed(&self.deps.ledger, Leftover::Image).await?;
                         continue;
                     }
-                    Ok(false) => {}
-                    Err(e) => tracing::warn!(image.id = id, error = %Chain(&e), "unneeded image not removed"),
+                    // Something else uses it: its room cannot be had.
+                    Ok(false) => bytes = 0,
+                    Err(e) => {
+                        tracing::warn!(image.id = id, error = %Chain(&e), "unneeded image not removed");
+                        bytes = 0;
+                    }
                 }
             }
-            unneeded.push(self.listed("image", row.name, since));
+            unneeded.push(self.listed(Leftover::Image, row.name, bytes, since));
         }
+        Ok(unneeded)
+    }
+
+    async fn clean_models(
+        &mut self,
+        view: &View,
+        memory: &mut Remembered,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Unneeded>, ReconcileError> {
+        let mut unneeded = Vec::new();
         for (key, row) in memory.brought_models.clone() {
             let (needed, home) = model_home(view, &key);
             let row = self.aged(row, needed, now);
@@ -97,21 +144,24 @@ impl Reconciler {
                 memory.set_brought_model(&self.deps.ledger, &key, None).await?;
                 continue;
             }
+            let mut bytes = home.bytes;
             if self.is_due(since, now) {
                 match ollama::remove(home.address, &row.name).await {
                     Ok(()) => {
                         tracing::info!(model = key, "unneeded model removed");
                         memory.set_brought_model(&self.deps.ledger, &key, None).await?;
+                        memory.count_removed(&self.deps.ledger, Leftover::Model).await?;
                         continue;
                     }
-                    Err(e) => tracing::warn!(model = key, error = %Chain(&e), "unneeded model not removed"),
+                    Err(e) => {
+                        tracing::warn!(model = key, error = %Chain(&e), "unneeded model not removed");
+                        bytes = 0;
+                    }
                 }
             }
-            unneeded.push(self.listed("model", key, since));
+            unneeded.push(self.listed(Leftover::Model, key, bytes, since));
         }
-        unneeded.extend(self.sweep_blobs(view, memory, now).await?);
-        self.unneeded.send_if_modified(|u| std::mem::replace(u, unneeded.clone()) != unneeded);
-        Ok(())
+        Ok(unneeded)
     }
 
     fn aged(&self, row: Brought, needed: bool, now: OffsetDateTime) -> Brought {
@@ -121,12 +171,13 @@ impl Reconciler {
     }
 
     fn is_due(&self, since: OffsetDateTime, now: OffsetDateTime) -> bool {
-        self.deps.clean_up.enabled && now - since >= self.deps.clean_up.min_age
+        let rule = self.deps.clean_up;
+        rule.enabled && (self.short || now - since >= rule.min_age)
     }
 
-    fn listed(&self, kind: &str, name: String, since: OffsetDateTime) -> Unneeded {
+    fn listed(&self, kind: Leftover, name: String, bytes: u64, since: OffsetDateTime) -> Unneeded {
         let rule = self.deps.clean_up;
-        Unneeded { kind: kind.into(), name, since, removed_at: rule.enabled.then(|| since + rule.min_age) }
+        Unneeded { kind, name, bytes, removed_at: rule.enabled.then(|| since + rule.min_age) }
     }
 
     /// Every model that a server holds is known from here on: which content it had, and whether we brought it.
@@ -146,76 +197,24 @@ impl Reconciler {
                 let begun = |m: &&Model| full_name(&m.name) == *name && m.digest == digest;
                 let job = o.models.iter().find(begun).map(|m| job_key::model(&spec.name, &m.name));
                 let ours = job.as_ref().is_some_and(|job| memory.has_begun(job));
-                let row = Brought { name: name.clone(), digest, ours, unneeded_since: None };
+                let row = Brought { name: name.clone(), digest, ours, bytes: 0, unneeded_since: None };
                 memory.set_brought_model(&self.deps.ledger, &key, Some(row)).await?;
                 memory.forget_begun(&self.deps.ledger, |begun| Some(begun) == job.as_deref()).await?;
             }
         }
         Ok(())
     }
+}
 
-    /// Blobs that neither the accepted state nor what last worked names: no longer fetched at once, removed when they are old.
-    async fn sweep_blobs(
-        &mut self,
-        view: &View,
-        memory: &mut Remembered,
-        now: OffsetDateTime,
-    ) -> Result<Vec<Unneeded>, ReconcileError> {
-        let ledger = self.deps.ledger.clone();
-        let specs = view.accepted.state.instances.iter().chain(memory.last_good.values().map(|g| &g.spec));
-        let named: BTreeSet<Digest> = specs.flat_map(|s| s.blobs()).collect();
-        if self.swept.as_ref() != Some(&named) {
-            for digest in ledger.wanted().await.map_err(ReconcileError::Ledger)? {
-                if !named.contains(&digest) {
-                    ledger.unwant(digest).await.map_err(ReconcileError::Ledger)?;
-                }
-            }
-            let mut there = self.blobs_on_disk().await;
-            there.extend(ledger.known_blobs().await.map_err(ReconcileError::Ledger)?);
-            let left: BTreeSet<String> = there.difference(&named).map(Digest::hex).collect();
-            for blob in memory.unnamed_blobs.keys().filter(|b| !left.contains(*b)).cloned().collect::<Vec<_>>() {
-                memory.set_unnamed(&ledger, &blob, None).await?;
-            }
-            for blob in left {
-                let since = memory.unnamed_blobs.get(&blob).copied().unwrap_or(UnnamedSince(now));
-                memory.set_unnamed(&ledger, &blob, Some(since)).await?;
-            }
-            self.swept = Some(named);
+/// Resolves when the disk became full, or has room again.
+pub(super) async fn news(full: &mut Option<watch::Receiver<bool>>) {
+    if let Some(receiver) = full {
+        if receiver.changed().await.is_ok() {
+            return;
         }
-        let mut unneeded = Vec::new();
-        for (blob, UnnamedSince(since)) in memory.unnamed_blobs.clone() {
-            // A clock that was set back begins anew.
-            let since = since.min(now);
-            memory.set_unnamed(&ledger, &blob, Some(UnnamedSince(since))).await?;
-            if !self.is_due(since, now) {
-                unneeded.push(self.listed("blob", blob, since));
-                continue;
-            }
-            if let Ok(digest) = blob.parse::<Digest>() {
-                match self.shelf.drop_blob(digest).await {
-                    Ok(()) => tracing::info!(blob = %digest, "unneeded blob removed"),
-                    Err(e) => {
-                        tracing::warn!(blob = %digest, error = %Chain(&e), "unneeded blob not removed");
-                        unneeded.push(self.listed("blob", blob, since));
-                        continue;
-                    }
-                }
-            }
-            memory.set_unnamed(&ledger, &blob, None).await?;
-        }
-        Ok(unneeded)
+        *full = None;
     }
-
-    /// Blobs that lie here, whole or in part.
-    async fn blobs_on_disk(&self) -> BTreeSet<Digest> {
-        let mut there = BTreeSet::new();
-        let Ok(mut entries) = tokio::fs::read_dir(self.deps.blobs.join("sha256")).await else { return there };
-        while let Ok(Some(entry)) = entries.next_entry().await {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            there.extend(name.strip_suffix(".part").unwrap_or(&name).parse::<Digest>());
-        }
-        there
-    }
+    std::future::pending::<()>().await;
 }
 
 /// Where a model of this key lies now.
@@ -223,6 +222,7 @@ struct Home {
     address: IpAddr,
     /// What its name means there, in hex.
     digest: Option<String>,
+    bytes: u64,
     prune: bool,
 }
 
@@ -242,7 +242,8 @@ fn model_home(view: &View, key: &str) -> (bool, Option<Home>) {
     let prune = servers.any(|o| o.prune) && !held;
     let home = view.seen.containers.iter().filter(|c| c.instance.as_str() == instance).find_map(|c| {
         let AppSeen::Ollama(Some(seen)) = view.apps.get(&c.id)? else { return None };
-        Some(Home { address: c.address?, digest: seen.held.get(model).cloned(), prune })
+        let bytes = seen.bytes.get(model).copied().unwrap_or(0);
+        Some(Home { address: c.address?, digest: seen.held.get(model).cloned(), bytes, prune })
     });
     (needed, home)
 }

@@ -1,6 +1,7 @@
-//! How long each step of a change may take. Plain numbers; who waits is elsewhere.
+//! How long each step of a change may take, and how long a pass after it is outdated.
 use super::plan::Step;
-use redforge_shared::report::preflight::ChangeStep;
+use crate::db::ledger::Ledger;
+use redforge_shared::{ids::Digest, report::preflight::ChangeStep};
 use std::time::Duration;
 
 /// The time of each step.
@@ -32,4 +33,18 @@ impl Deadlines {
             _ => (ChangeStep::Start, self.start),
         }
     }
+}
+
+/// How long a pass goes on after a newer desired state was accepted.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A newer desired state than this one was accepted a while ago.
+pub(super) async fn a_newer_one(ledger: Ledger, begun: Option<(u64, Digest)>) {
+    let mut changed = ledger.subscribe();
+    while ledger.accepted() == begun {
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+    tokio::time::sleep(GRACE).await;
 }

@@ -67,6 +67,7 @@ pub(super) async fn remember(ledger: &Ledger, memory: &mut Remembered, brought: 
                     name: reference,
                     digest: Digest::of(image.id.as_bytes()),
                     ours: true,
+                    bytes: image.bytes,
                     unneeded_since: None,
                 };
                 memory.set_brought_image(ledger, &image.id, Some(row)).await?;
@@ -76,7 +77,7 @@ pub(super) async fn remember(ledger: &Ledger, memory: &mut Remembered, brought: 
         }
         Brought::Model { instance, model } => {
             let name = ollama::full_name(&model.name);
-            let row = memory::Brought { name, digest: model.digest, ours: true, unneeded_since: None };
+            let row = memory::Brought { name, digest: model.digest, ours: true, bytes: 0, unneeded_since: None };
             memory.set_brought_model(ledger, &model_key(&instance, &model.name), Some(row)).await?;
             let job = job_key::model(&instance, &model.name);
             memory.forget_begun(ledger, |begun| begun == job).await

@@ -2,10 +2,11 @@
 //!
 //! A fetch that failed is tried again after a pause, for ever. Which jobs are wanted is planned, not decided here.
 use super::{
+    ReconcileError,
     bring::{self, Server, Shelf},
     memory::image_key,
     plan::job_key,
-    preflight,
+    sources,
 };
 use crate::{
     db::ledger::{BlobFault, LedgerError},
@@ -33,8 +34,6 @@ use tokio::{
     time::Instant,
 };
 
-/// How long a registry may take to say for which machines it has an image.
-const ASKING: Duration = Duration::from_secs(15);
 /// Pause before a model that was loaded is loaded again: where they do not all fit, they push each other out.
 const RELOAD: Duration = Duration::from_secs(60);
 /// Pause before a failed fetch is tried again.
@@ -85,6 +84,16 @@ pub enum JobError {
     Stop(#[source] RuntimeError),
     #[error("the image is for {0}, not for this host")]
     Architecture(String),
+    #[error("the file with the password for {registry}")]
+    PasswordFile {
+        registry: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("reading the secrets of the site")]
+    Given(#[source] Box<ReconcileError>),
+    #[error("secret '{0}' was not given at this host")]
+    NoSecret(Name),
     #[error("it took longer than {} s", .0.as_secs())]
     Late(Duration),
 }
@@ -95,10 +104,12 @@ impl JobError {
         Some(match self {
             Self::Image(RuntimeError::DiskFull { .. }) => Reason::DiskFull,
             Self::Image(RuntimeError::Unreachable(_)) => Reason::RuntimeUnreachable,
+            Self::Image(RuntimeError::Denied { .. }) | Self::PasswordFile { .. } => Reason::RegistryDenied,
+            Self::NoSecret(_) => Reason::SecretMissing,
             Self::Image(_) => Reason::ImageMissing,
             Self::Model(_) | Self::Server(_) | Self::Place(_) => Reason::ModelMissing,
             Self::File(e) if e.kind() == std::io::ErrorKind::StorageFull => Reason::DiskFull,
-            Self::File(_) | Self::Ledger(_) => Reason::BlobMissing,
+            Self::File(_) | Self::Ledger(_) | Self::Given(_) => Reason::BlobMissing,
             Self::Blob { .. } => Reason::BlobDamaged,
             Self::Digest => Reason::ModelDigest,
             Self::Architecture(_) => Reason::PreflightRefused,
@@ -107,10 +118,19 @@ impl JobError {
         })
     }
 
+    /// Did a registry keep its door shut, or was there no key?
+    pub fn is_denied(&self) -> bool {
+        matches!(self.reason(), Some(Reason::RegistryDenied | Reason::SecretMissing))
+    }
+
     /// Names of the desired state that explain the reason.
     fn names(&self) -> Vec<String> {
         match self {
             Self::Blob { digest, .. } => vec![digest.to_string()],
+            Self::Image(RuntimeError::Denied { registry, .. }) | Self::PasswordFile { registry, .. } => {
+                vec![registry.clone()]
+            }
+            Self::NoSecret(name) => vec![name.to_string()],
             _ => vec![],
         }
     }
@@ -210,8 +230,7 @@ impl Jobs {
         self.running.keys().chain(resting).chain(loaded).cloned().collect()
     }
 
-    /// Begins to fetch an image, unless it is under way. What the hub holds is waited for; a registry has `limit`. One that
-    /// its registry has for other machines only is not fetched; a registry that does not say so is not waited for.
+    /// Begins to fetch an image, unless it is under way. What the hub holds is waited for; a registry has `limit`.
     pub fn image(
         &mut self,
         job: String,
@@ -226,14 +245,8 @@ impl Jobs {
                 let (image, fetched) = bring::image(&*runtime, &shelf, &reference, artifact, &meter).await?;
                 return Ok(Brought::Image { key, reference, image, fetched });
             }
-            let asked = tokio::time::timeout(ASKING, runtime.architectures(&reference)).await;
-            if let (Ok(Ok(offered)), Ok(machine)) = (asked, runtime.survey().await)
-                && let Some(wrong) = preflight::for_others(&offered, &machine.architecture)
-            {
-                return Err(JobError::Architecture(wrong));
-            }
-            let fetched = tokio::time::timeout(limit, runtime.resolve_image(&reference, &meter)).await;
-            let image = fetched.map_err(|_| JobError::Late(limit))?.map_err(JobError::Image)?;
+            let fetching = sources::fetch(&*runtime, &shelf, &reference, &meter);
+            let image = tokio::time::timeout(limit, fetching).await.map_err(|_| JobError::Late(limit))??;
             Ok(Brought::Image { key, reference, image, fetched: true })
         });
     }

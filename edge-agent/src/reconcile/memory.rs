@@ -2,7 +2,7 @@
 //!
 //! Rows of ledger.db, read once and written through. A row that cannot be understood is as good as none: everything here
 //! can be found out again.
-use super::{ReconcileError, crashes::Crashes, developer::Developed, plan};
+use super::{ReconcileError, clean_up::volumes::Unclaimed, crashes::Crashes, developer::Developed, plan};
 use crate::{
     db::ledger::{Ledger, LedgerError},
     runtime::ImageSeen,
@@ -11,7 +11,11 @@ use crate::{
 use redforge_shared::{
     desired::{DesiredState, InstanceSpec},
     ids::{Digest, Name},
-    report::{Reason, preflight::ChangeStep},
+    report::{
+        Reason,
+        clean_up::{Leftover, Removed},
+        preflight::ChangeStep,
+    },
 };
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -56,6 +60,9 @@ pub struct Brought {
     pub digest: Digest,
     /// This agent brought it.
     pub ours: bool,
+    /// What it takes, as far as that is known.
+    #[serde(default)]
+    pub bytes: u64,
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub unneeded_since: Option<OffsetDateTime>,
 }
@@ -93,6 +100,10 @@ pub struct Remembered {
     begun: BTreeMap<String, bool>,
     /// Blobs that nothing names, in hex, and since when.
     pub unnamed_blobs: BTreeMap<String, UnnamedSince>,
+    /// By volume.
+    pub unclaimed: BTreeMap<String, Unclaimed>,
+    /// By kind.
+    removed: BTreeMap<String, u64>,
     /// How many containers instances that scale by themselves had last.
     pub scaled: BTreeMap<Name, u32>,
     /// Runtimes that are in developer mode, or were and still hold what was edited.
@@ -113,6 +124,8 @@ impl Remembered {
             brought_models: rows(ledger, "brought_model").await?,
             begun: rows(ledger, "begun").await?,
             unnamed_blobs: rows(ledger, "unnamed_blob").await?,
+            unclaimed: rows(ledger, "unclaimed").await?,
+            removed: rows(ledger, "removed").await?,
             scaled: rows(ledger, "scale").await?,
             developed: rows(ledger, "developed").await?,
         })
@@ -200,6 +213,37 @@ impl Remembered {
             put(&mut self.unnamed_blobs, blob.to_owned(), since);
         }
         Ok(())
+    }
+
+    /// Makes the rows of volumes that nobody needs these.
+    pub async fn set_unclaimed(
+        &mut self,
+        ledger: &Ledger,
+        now: BTreeMap<String, Unclaimed>,
+    ) -> Result<(), ReconcileError> {
+        let all: BTreeSet<&String> = self.unclaimed.keys().chain(now.keys()).collect();
+        for volume in all.into_iter().filter(|v| self.unclaimed.get(*v) != now.get(*v)) {
+            write(ledger, "unclaimed", volume, now.get(volume)).await?;
+        }
+        self.unclaimed = now;
+        Ok(())
+    }
+
+    /// Counts something that clean-up removed.
+    pub async fn count_removed(&mut self, ledger: &Ledger, kind: Leftover) -> Result<(), ReconcileError> {
+        let count = self.removed.get(kind.as_str()).copied().unwrap_or(0).saturating_add(1);
+        write(ledger, "removed", kind.as_str(), Some(&count)).await?;
+        self.removed.insert(kind.as_str().to_owned(), count);
+        Ok(())
+    }
+
+    /// What clean-up has removed since the ledger was made.
+    pub fn removed(&self) -> Removed {
+        let mut removed = Removed::default();
+        for kind in Leftover::ALL {
+            *removed.of(*kind) = self.removed.get(kind.as_str()).copied().unwrap_or(0);
+        }
+        removed
     }
 
     pub async fn set_failed(

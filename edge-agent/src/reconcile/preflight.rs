@@ -5,7 +5,7 @@
 use redforge_shared::{
     desired::Port,
     ids::Name,
-    report::preflight::{Check, Finding, MAX_FINDINGS, Preflight, Verdict},
+    report::preflight::{Check, Finding, MAX_FINDINGS, Preflight, STATE, Verdict},
 };
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -29,6 +29,10 @@ impl Default for Limits {
 pub struct Room {
     /// Free bytes where the engine keeps images and volumes; none = it cannot be looked at.
     pub disk_free_bytes: Option<u64>,
+    /// Free bytes where the agent keeps what comes from the hub until the engine has it; none = it cannot be looked at.
+    pub state_free_bytes: Option<u64>,
+    /// Both are one disk.
+    pub one_disk: bool,
     /// Bytes that a clean-up would free.
     pub reclaimable_bytes: u64,
     pub memory_total_bytes: Option<u64>,
@@ -53,10 +57,13 @@ pub enum Fetch {
 /// One instance of the host, in the order in which they are brought up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
+    /// What it fetches, as far as others fetch the same.
     pub image: String,
     /// A container has to be made for it.
     pub creates: bool,
     pub fetch: Fetch,
+    /// Bytes that come into the agent's own folder first.
+    pub by_way_of_state: u64,
     /// Limit that it asks for, and the one that it has now; 0 = none.
     pub memory_bytes: u64,
     pub memory_now_bytes: u64,
@@ -77,7 +84,7 @@ impl Ask {
 /// A verdict for every instance that is about to change. One that fits takes its share before the next is asked.
 pub fn judge(asks: &[(Name, Ask)], room: &Room, limits: Limits) -> BTreeMap<Name, Preflight> {
     let mut memory: BTreeMap<&Name, u64> = asks.iter().map(|(n, a)| (n, a.memory_now_bytes)).collect();
-    let mut fetched: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut fetched: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     let mut said = BTreeMap::new();
     for (name, ask) in asks.iter().filter(|(_, a)| a.changes()) {
         let mut findings = Vec::new();
@@ -110,7 +117,7 @@ pub fn judge(asks: &[(Name, Ask)], room: &Room, limits: Limits) -> BTreeMap<Name
             // Both may run for a moment; then the new one does.
             memory.insert(name, ask.memory_bytes.max(ask.memory_now_bytes));
             if let Fetch::Bytes(bytes) = ask.fetch {
-                fetched.insert(&ask.image, bytes);
+                fetched.insert(&ask.image, (bytes, ask.by_way_of_state));
             }
         }
         said.insert(name.clone(), preflight);
@@ -122,24 +129,38 @@ fn refused_if(refused: bool) -> Verdict {
     if refused { Verdict::Refused } else { Verdict::Fits }
 }
 
-fn disk(ask: &Ask, fetched: &BTreeMap<&str, u64>, room: &Room, limits: Limits) -> Option<Finding> {
-    let others: u64 = fetched.iter().filter(|(image, _)| **image != ask.image).map(|(_, b)| b).sum();
+fn disk(ask: &Ask, fetched: &BTreeMap<&str, (u64, u64)>, room: &Room, limits: Limits) -> Vec<Finding> {
+    let others = fetched.iter().filter(|(image, _)| **image != ask.image).map(|(_, bytes)| *bytes);
+    let others = others.fold((0, 0), |(a, b): (u64, u64), (c, d)| (a.saturating_add(c), b.saturating_add(d)));
+    let first = ask.by_way_of_state.saturating_add(others.1);
     let needed = match ask.fetch {
-        Fetch::Nothing => return None,
-        Fetch::Bytes(b) => Some(b.saturating_add(others)),
+        Fetch::Nothing => return vec![],
+        Fetch::Bytes(b) => Some(b.saturating_add(others.0)),
         Fetch::Unknown => None,
     };
-    let available = room.disk_free_bytes.map(|free| free.saturating_sub(limits.disk_headroom_bytes));
+    if room.one_disk {
+        return vec![on_disk(needed.map(|n| n.saturating_add(first)), room.disk_free_bytes, room, limits, &[])];
+    }
+    let mut all = vec![on_disk(needed, room.disk_free_bytes, room, limits, &[])];
+    if ask.by_way_of_state > 0 {
+        all.push(on_disk(Some(first), room.state_free_bytes, room, limits, &[STATE]));
+    }
+    all
+}
+
+fn on_disk(needed: Option<u64>, free: Option<u64>, room: &Room, limits: Limits, names: &[&str]) -> Finding {
+    let available = free.map(|free| free.saturating_sub(limits.disk_headroom_bytes));
     // Of unknown size is at least something.
     let least = needed.unwrap_or(1);
-    let verdict = match (room.disk_free_bytes, available) {
+    let verdict = match (free, available) {
         (Some(free), Some(available)) if least > available => {
             let cleaned = free.saturating_add(room.reclaimable_bytes).saturating_sub(limits.disk_headroom_bytes);
             if least <= cleaned { Verdict::FitsAfterCleanUp } else { Verdict::Refused }
         }
         _ => Verdict::Fits,
     };
-    Some(Finding { check: Check::Disk, verdict, needed, available, names: vec![] })
+    let names = names.iter().map(|n| (*n).to_owned()).collect();
+    Finding { check: Check::Disk, verdict, needed, available, names }
 }
 
 /// Nothing is said of an instance without a limit: what it will take is not known.

@@ -230,5 +230,6 @@ pub fn host_status(accepted: &AcceptedDesired, instances: Vec<InstanceStatus>, l
         reason: explains.and_then(|w| w.reason),
         names: explains.map(|w| w.names.clone()).unwrap_or_default(),
         instances,
+        clean_up: Default::default(),
     }
 }

@@ -184,6 +184,8 @@ impl Reconciler {
             |held| view.seen.containers.iter().any(|c| !wanted(c) && view.desired.held.covers(&c.instance) == held);
         let leaving = leaving(false).then_some(Sync::Updating).or(leaving(true).then_some(Sync::Paused));
         let status = reduce::host_status(&view.accepted, instances, leaving);
+        // What is left over is found out at the end of the pass.
+        let status = HostStatus { clean_up: before.clean_up, ..status };
         Ok(self.publish(status))
     }
 
@@ -282,6 +284,7 @@ impl Reconciler {
             reason: unreachable.then_some(Reason::RuntimeUnreachable),
             names: vec![],
             instances: accepted.state.instances.iter().map(blind).collect(),
+            clean_up: before.clean_up.clone(),
         };
         self.status.send_if_modified(|s| std::mem::replace(s, status.clone()) != status);
     }

@@ -10,17 +10,19 @@ use super::{
 };
 use crate::{
     runtime::{ContainerSeen, ContainerState, EngineSeen},
-    workload::Unmet,
+    workload::{Unmet, ollama},
 };
 use redforge_shared::{
-    desired::{InstanceSpec, Port, Protocol},
+    desired::{Blob, InstanceSpec, Model, Port, Protocol, Workload},
     ids::{Digest, Name},
     report::preflight::{Preflight, Verdict},
 };
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 /// What was last found of each instance, and for which spec.
@@ -102,8 +104,11 @@ impl Reconciler {
                 match found.filter(|image| artifact.is_none_or(|a| a.image_id == image.id)) {
                     Some(image) => ask.architecture = Some(image.architecture),
                     None => {
-                        // The tar, and what the engine unpacks from it.
-                        ask.fetch = artifact.map_or(Fetch::Unknown, |a| Fetch::Bytes(a.tar.bytes.saturating_mul(2)));
+                        // The tar comes into the state folder, and the engine unpacks as much.
+                        ask.fetch = artifact.map_or(Fetch::Unknown, |a| Fetch::Bytes(a.tar.bytes));
+                        if let Some(artifact) = artifact {
+                            ask.by_way_of_state = self.yet_to_come(&[artifact.tar]).await;
+                        }
                         ask.architecture = self.jobs.architecture(&job_key::image(&spec.image));
                     }
                 }
@@ -111,13 +116,64 @@ impl Reconciler {
             Blueprint::Ready(shape) => {
                 let right = own.iter().find(|c| c.hash == shape.hash && c.state != ContainerState::Dead);
                 ask.creates = right.is_none();
-                let lacking = right.and_then(|c| actual.models_lacking.get(&c.id)).is_some_and(|l| !l.is_empty());
-                ask.fetch = if lacking { Fetch::Unknown } else { Fetch::Nothing };
+                let lacking = right.and_then(|c| Some((c.address, actual.models_lacking.get(&c.id)?)));
+                if let Some((address, names)) = lacking.filter(|(_, names)| !names.is_empty()) {
+                    self.add_models(&mut ask, spec, |m| names.contains(&m.name), address).await;
+                }
                 let image = view.chosen.image(spec, memory).filter(|_| ask.creates);
                 ask.architecture = image.map(|i| i.architecture.clone());
             }
         }
+        if ask.creates {
+            // Its server will be new, or may have come with the volume: what it has is not known before it runs.
+            let new = own.is_empty() && !view.seen.volumes.values().any(|v| v.instance == spec.name);
+            self.add_models(&mut ask, spec, |_| new, None).await;
+        }
         Ok(ask)
+    }
+
+    /// Adds the models of an instance that are to come; those that its server at this address has in part come in part.
+    async fn add_models(
+        &self,
+        ask: &mut Ask,
+        spec: &InstanceSpec,
+        comes: impl Fn(&Model) -> bool,
+        server: Option<IpAddr>,
+    ) {
+        let Workload::Ollama(o) = &spec.workload else { return };
+        let coming: Vec<&Model> = o.models.iter().filter(|m| comes(m)).collect();
+        if coming.is_empty() {
+            return;
+        }
+        // Nobody else fetches just this.
+        ask.image = format!("{} for {}", spec.image, spec.name);
+        let mut blobs: BTreeMap<Digest, Blob> = coming.iter().flat_map(|m| &m.blobs).map(|b| (b.digest, *b)).collect();
+        if let Some(address) = server {
+            for digest in blobs.keys().copied().collect::<Vec<_>>() {
+                if ollama::shelf::has_blob(address, digest).await.unwrap_or(false) {
+                    blobs.remove(&digest);
+                }
+            }
+        }
+        let blobs: Vec<Blob> = blobs.into_values().collect();
+        let bytes = blobs.iter().fold(0, |sum: u64, b| sum.saturating_add(b.bytes));
+        ask.by_way_of_state = ask.by_way_of_state.saturating_add(self.yet_to_come(&blobs).await);
+        // A registry's model is of a size that nobody says.
+        ask.fetch = match ask.fetch {
+            Fetch::Unknown => Fetch::Unknown,
+            _ if coming.iter().any(|m| m.blobs.is_empty()) => Fetch::Unknown,
+            Fetch::Nothing => Fetch::Bytes(bytes),
+            Fetch::Bytes(image) => Fetch::Bytes(image.saturating_add(bytes)),
+        };
+    }
+
+    /// What of these is not here yet.
+    async fn yet_to_come(&self, blobs: &[Blob]) -> u64 {
+        let mut bytes = 0_u64;
+        for blob in blobs {
+            bytes = bytes.saturating_add(blob.bytes.saturating_sub(self.shelf.bytes_of(blob.digest).await));
+        }
+        bytes
     }
 
     /// Subnets for the internal network, where it has to be made: the one set by hand, else the one kept, else the pool in
@@ -140,15 +196,19 @@ impl Reconciler {
     async fn room(&self, view: &View, actual: &Actual, asks: &[(Name, Ask)]) -> Result<Room, ReconcileError> {
         let EngineSeen { root_dir, architecture, memory_total_bytes, routes } =
             self.deps.runtime.survey().await.map_err(ReconcileError::Runtime)?;
-        let free = rustix::fs::statvfs(root_dir.as_str()).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+        let free = |at: &Path| rustix::fs::statvfs(at).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize));
+        let device = |at: &Path| std::fs::metadata(at).ok().map(|m| m.dev());
+        let (engine, state) = (Path::new(&root_dir), self.deps.blobs.parent().unwrap_or(Path::new("")));
         let routes = preflight::routes(&routes);
         let to_be_made = self.deps.subnet.clone().filter(|_| !actual.networks.contains(&view.desired.network));
         let subnet = to_be_made.map(|s| (s.clone(), overlaps(&s, &routes)));
         let asked = asks.iter().filter(|(_, a)| a.creates).flat_map(|(_, a)| &a.ports);
         let taken = asked.filter(|p| !is_ours(p, &view.seen.containers) && is_taken(p)).cloned().collect();
         Ok(Room {
-            disk_free_bytes: free,
-            reclaimable_bytes: 0,
+            disk_free_bytes: free(engine),
+            state_free_bytes: free(state),
+            one_disk: device(engine).is_some_and(|d| device(state) == Some(d)),
+            reclaimable_bytes: self.reclaimable_bytes,
             memory_total_bytes: Some(memory_total_bytes).filter(|m| *m > 0),
             architecture: preflight::as_images_name_it(&architecture).to_owned(),
             taken,

@@ -16,6 +16,7 @@ mod changes;
 mod clean_up;
 mod replicas;
 mod scaling;
+mod sources;
 
 const IMAGES: [(&str, &[&str]); 4] =
     [("box", &[]), ("box2", &[]), ("broker", &["/mosquitto/data"]), ("flows", &["/data"])];
@@ -105,7 +106,9 @@ fn deps(engine: &Arc<FakeRuntime>, ledger: &Ledger, host: HostId) -> Deps {
         gateway_port: 7462,
         brokers_heard: None,
         capacity: None,
-        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60) },
+        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(60), keep_data: None },
+        disk_full: None,
+        registries: Arc::default(),
         queues_heard: None,
     }
 }

@@ -4,7 +4,7 @@
 //! same request may succeed later. It decides nothing about instances.
 use crate::runtime::{
     Boxed, Cause, ContainerSpec, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen, LogLine, LogStream, Place,
-    Runtime, RuntimeError, Signal, VolumePurpose, labels, meter::Meter, names::Names,
+    Runtime, RuntimeError, Signal, VolumePurpose, labels, login::Login, meter::Meter, names::Names,
 };
 use bollard::{API_DEFAULT_VERSION, container::LogOutput, errors::Error, query_parameters as query};
 use bytes::Bytes;
@@ -132,9 +132,9 @@ impl Runtime for Docker {
         })
     }
 
-    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>> {
+    fn architectures<'a>(&'a self, reference: &'a str, login: Option<&'a Login>) -> Boxed<'a, Done<Vec<String>>> {
         Box::pin(async move {
-            let asked = self.client().await?.inspect_registry_image(reference, None).await;
+            let asked = self.client().await?.inspect_registry_image(reference, login.map(image::credentials)).await;
             let platforms = asked.map_err(|e| failed("ask the registry for", reference, e))?.platforms;
             Ok(platforms.into_iter().filter_map(|p| p.architecture).filter(|a| !a.is_empty()).collect())
         })
@@ -252,8 +252,13 @@ impl Runtime for Docker {
         self.local_image(reference).boxed()
     }
 
-    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
-        self.local_or_pulled(reference, meter).boxed()
+    fn resolve_image<'a>(
+        &'a self,
+        reference: &'a str,
+        login: Option<&'a Login>,
+        meter: &'a Meter,
+    ) -> Boxed<'a, Done<ImageSeen>> {
+        self.local_or_pulled(reference, login, meter).boxed()
     }
 
     fn load_image<'a>(&'a self, tar: &'a Path, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {

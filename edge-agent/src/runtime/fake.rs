@@ -4,7 +4,7 @@
 //! is refused, a running container cannot be removed, a volume in use neither.
 use crate::runtime::{
     Boxed, ContainerSeen, ContainerSpec, ContainerState, Done, EngineSeen, EngineVersion, File, HostSeen, ImageSeen,
-    LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, meter::Meter, names::Names,
+    LogLine, Place, Runtime, RuntimeError, Signal, VolumePurpose, VolumeSeen, login::Login, meter::Meter, names::Names,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use redforge_shared::ids::{Digest, HostId, Name};
@@ -43,6 +43,10 @@ struct World {
     refused: BTreeSet<String>,
     /// What its registry says that an image is for.
     architectures: BTreeMap<String, Vec<String>>,
+    /// Images that a registry has.
+    elsewhere: BTreeMap<String, ImageSeen>,
+    /// Who a registry gives images to.
+    accounts: BTreeMap<String, (String, String)>,
     machine: EngineSeen,
     journal: Vec<String>,
     calls: u64,
@@ -156,7 +160,7 @@ impl Runtime for FakeRuntime {
         ready(Ok(self.world().machine.clone()))
     }
 
-    fn architectures<'a>(&'a self, reference: &'a str) -> Boxed<'a, Done<Vec<String>>> {
+    fn architectures<'a>(&'a self, reference: &'a str, _: Option<&'a Login>) -> Boxed<'a, Done<Vec<String>>> {
         ready(Ok(self.world().architectures.get(reference).cloned().unwrap_or_default()))
     }
 
@@ -347,9 +351,24 @@ impl Runtime for FakeRuntime {
         ready(Ok(self.world().images.get(reference).cloned()))
     }
 
-    fn resolve_image<'a>(&'a self, reference: &'a str, meter: &'a Meter) -> Boxed<'a, Done<ImageSeen>> {
+    fn resolve_image<'a>(
+        &'a self,
+        reference: &'a str,
+        login: Option<&'a Login>,
+        meter: &'a Meter,
+    ) -> Boxed<'a, Done<ImageSeen>> {
         Box::pin(async move {
             self.while_stuck(&format!("pull {reference}")).await;
+            let registry = reference.split('/').next().unwrap_or_default().to_owned();
+            let wanted = self.world().accounts.get(&registry).cloned();
+            if wanted.is_some_and(|w| login.is_none_or(|l| (&l.username, &l.password) != (&w.0, &w.1))) {
+                let source = "unauthorized".into();
+                return Err(RuntimeError::Denied { reference: reference.into(), registry, source });
+            }
+            let sent = self.world().elsewhere.get(reference).cloned();
+            if let Some(seen) = sent {
+                self.world().images.insert(reference.into(), seen);
+            }
             loop {
                 let (found, coming) = {
                     let world = self.world();
@@ -382,7 +401,16 @@ impl Runtime for FakeRuntime {
         }))
     }
 
-    fn remove_image<'a>(&'a self, image: &'a str, _: &'a str) -> Boxed<'a, Done<bool>> {
+    fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>> {
+        let (names, named) = {
+            let world = self.world();
+            let names = world.images.values().filter(|i| i.id == image).count();
+            (names, world.images.get(reference).is_some_and(|i| i.id == image))
+        };
+        if names > 1 && named {
+            let taken = self.change(format!("take the name {reference}"));
+            return ready(taken.map(|mut w| w.images.remove(reference).is_some()));
+        }
         ready(self.change(format!("remove image {image}")).map(|mut w| {
             let used = w.containers.values().any(|c| c.spec.image_id == image);
             if !used {

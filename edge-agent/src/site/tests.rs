@@ -102,3 +102,18 @@ fn a_person_is_who_the_kernel_says_and_only_root_says_more() {
     assert_eq!(name_of(7, None, passwd), "uid 7");
     assert_eq!(name_of(0, Some("a\x1b[2J"), passwd), "a[2J");
 }
+
+#[tokio::test]
+async fn what_is_held_and_no_longer_desired_can_be_released() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let before = ledger(dir.path(), &["oven", "press"]).await;
+    take(&before, &asking(), &hold(&["press"], 7_200, "belt is open")).await.expect("within the policy");
+    let state = before.desired().expect("accepted").state.clone();
+    let state = redforge_shared::desired::DesiredState { instances: vec![], ..state };
+    let document = state.canonical().expect("a document");
+    before.accept(2, document.bytes.into(), document.sha256).await.expect("valid");
+    let release = |n: &str| Deed::Release { of: Target::Instances(vec![name(n)]) };
+    assert!(matches!(take(&before, &asking(), &release("oven")).await, Err(Refusal::Unknown { .. })));
+    let done = take(&before, &asking(), &release("press")).await.expect("it is held");
+    assert_eq!(done.lines, ["press is released."]);
+}

@@ -63,6 +63,8 @@ pub fn state(model: &Model, held: &BTreeMap<String, String>) -> ModelState {
 pub struct OllamaSeen {
     /// Models on disk: `name:tag` to hex digest.
     pub held: BTreeMap<String, String>,
+    /// What each takes on the disk, what it shares with others too.
+    pub bytes: BTreeMap<String, u64>,
     /// Models in memory, in the same words.
     pub loaded: BTreeMap<String, String>,
 }
@@ -75,9 +77,13 @@ pub fn not_loaded<'a>(models: &'a [Model], seen: &'a OllamaSeen) -> impl Iterato
 
 /// The models that the server holds, and those that it has in memory.
 pub async fn observe(address: IpAddr) -> Result<OllamaSeen, HttpError> {
-    let held = models(address).await?;
+    let (mut held, mut bytes) = (BTreeMap::new(), BTreeMap::new());
+    for tag in tags(address, "/api/tags").await? {
+        bytes.insert(tag.name.clone(), tag.size);
+        held.insert(tag.name, plain(&tag.digest));
+    }
     let loaded = listed(address, "/api/ps").await?;
-    Ok(OllamaSeen { held, loaded })
+    Ok(OllamaSeen { held, bytes, loaded })
 }
 
 /// The models that the server holds.
@@ -86,19 +92,30 @@ pub async fn models(address: IpAddr) -> Result<BTreeMap<String, String>, HttpErr
 }
 
 async fn listed(address: IpAddr, path: &str) -> Result<BTreeMap<String, String>, HttpError> {
+    Ok(tags(address, path).await?.into_iter().map(|t| (t.name, plain(&t.digest))).collect())
+}
+
+#[derive(serde::Deserialize)]
+struct Tag {
+    name: String,
+    digest: String,
+    #[serde(default)]
+    size: u64,
+}
+
+async fn tags(address: IpAddr, path: &str) -> Result<Vec<Tag>, HttpError> {
     #[derive(serde::Deserialize)]
     struct Tags {
         #[serde(default)]
         models: Option<Vec<Tag>>,
     }
-    #[derive(serde::Deserialize)]
-    struct Tag {
-        name: String,
-        digest: String,
-    }
     let tags: Tags = http::get_json(address, PORT, path, &[]).await?;
-    let plain = |d: &str| d.strip_prefix("sha256:").unwrap_or(d).to_ascii_lowercase();
-    Ok(tags.models.unwrap_or_default().into_iter().map(|t| (t.name, plain(&t.digest))).collect())
+    Ok(tags.models.unwrap_or_default())
+}
+
+/// A digest in lower-case hex.
+fn plain(digest: &str) -> String {
+    digest.strip_prefix("sha256:").unwrap_or(digest).to_ascii_lowercase()
 }
 
 /// Loads a model into memory for ever, which may take minutes.

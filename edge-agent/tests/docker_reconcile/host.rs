@@ -1,7 +1,7 @@
 //! A host with its agent's reconciler on the real engine, gone with the value; and the instances that tests want on it.
 use redforge_edge::{
     db::ledger::Ledger,
-    reconcile::{Deps, Reconciler, deadlines::Deadlines, preflight::Limits},
+    reconcile::{Deps, Reconciler, clean_up::CleanUp, deadlines::Deadlines, preflight::Limits},
     runtime::{BrokerEndpoint, BrokersHeard, LogSource, Runtime as _, docker::Docker, names::Names},
 };
 use redforge_shared::{
@@ -181,7 +181,9 @@ fn run(
         gateway_port: 7462,
         brokers_heard,
         capacity: None,
-        clean_up: redforge_edge::reconcile::clean_up::CleanUp { enabled: true, min_age: Duration::from_secs(86_400) },
+        clean_up: CleanUp { enabled: true, min_age: Duration::from_secs(86_400), keep_data: None },
+        disk_full: None,
+        registries: Arc::default(),
         queues_heard: None,
     });
     let (status, brokers, logs) = (reconciler.status(), reconciler.brokers(), reconciler.logs());

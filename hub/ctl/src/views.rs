@@ -152,6 +152,22 @@ fn host_json(h: &pb::Host) -> Value {
             "memoryTotalBytes": facts.memory_total_bytes, "diskFreeBytes": facts.disk_free_bytes,
             "diskTotalBytes": facts.disk_total_bytes},
         "outbox": h.outbox.iter().map(outbox).collect::<Vec<_>>(),
+        "cleanUp": clean_up_json(h.clean_up.as_ref()),
+    })
+}
+
+/// What the host removes by itself; null: its agent does not say.
+fn clean_up_json(c: Option<&pb::CleanUp>) -> Value {
+    let Some(c) = c else { return Value::Null };
+    let unneeded = |u: &pb::Unneeded| {
+        let removed_at = u.removed_at.as_ref().map(|t| words::time(Some(t)));
+        json!({"kind": words::leftover(u.kind), "name": u.name, "bytes": u.bytes, "removedAt": removed_at})
+    };
+    json!({
+        "unneeded": c.unneeded.iter().map(unneeded).collect::<Vec<_>>(), "count": c.count, "bytes": c.bytes,
+        "removed": {"images": c.removed_images, "models": c.removed_models, "volumes": c.removed_volumes,
+            "blobs": c.removed_blobs},
+        "short": c.short,
     })
 }
 

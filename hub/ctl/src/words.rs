@@ -43,6 +43,11 @@ pub fn class(v: i32) -> String {
     redforge_shared::record::RecordClass::from_wire(v).map_or_else(|| "unknown".into(), |c| c.to_string())
 }
 
+/// What is left over, in one word.
+pub fn leftover(v: i32) -> String {
+    redforge_shared::report::clean_up::Leftover::from_wire(v).map_or_else(|| "unknown".into(), |l| l.to_string())
+}
+
 /// RFC 3339 in whole seconds, or nothing.
 pub fn time(t: Option<&Timestamp>) -> String {
     t.and_then(|t| redforge_shared::wire::from_timestamp("time", Some(t)).ok())

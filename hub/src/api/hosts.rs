@@ -125,6 +125,7 @@ impl Api {
             instance_count: row.instance_count as u32,
             instances_running: running as u32,
             spec_sha256: row.spec_sha256.map(hex::encode).unwrap_or_default(),
+            clean_up: row.clean_up.map(|c| (&c.0).into()),
         }
     }
 

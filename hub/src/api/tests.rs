@@ -340,6 +340,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         reason: None,
         names: vec![],
         instances: vec![worker],
+        clean_up: Default::default(),
     };
     let outbox =
         OutboxNumbers { class: RecordClass::Log, waiting: 17, waiting_bytes: 170, refused: 0, absorbed: 0, lost: 0 };

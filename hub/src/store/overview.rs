@@ -1,6 +1,6 @@
 //! Hosts and instances as operators read them: what is wanted beside what was last reported. One query each.
 use super::{Act, Store, StoreError, reports::OutboxNumbers};
-use redforge_shared::report::{HostFacts, InstanceStatus};
+use redforge_shared::report::{HostFacts, InstanceStatus, clean_up::CleanUp};
 use serde_json::Value;
 use sqlx::types::Json;
 use std::collections::BTreeMap;
@@ -32,6 +32,7 @@ pub struct HostRow {
     pub names: Option<Json<Vec<String>>>,
     pub instances: Option<Json<Vec<InstanceStatus>>>,
     pub outbox: Option<Json<Vec<OutboxNumbers>>>,
+    pub clean_up: Option<Json<CleanUp>>,
     pub received_at: Option<OffsetDateTime>,
 }
 
@@ -45,7 +46,7 @@ macro_rules! host_query {
             "d.agent_ahead_at IS NOT NULL AS agent_ahead, h.fenced_at IS NOT NULL AS fenced, ",
             "(SELECT count(*) FROM instance i WHERE i.host_id = h.id AND i.spec -> 'nodeRed' ->> 'runtime' IS NULL) AS instance_count, ",
             "r.generation AS observed_generation, r.spec_sha256 AS observed_sha256, r.health, r.sync, r.reason, ",
-            "r.names, r.instances, r.outbox, r.received_at ",
+            "r.names, r.instances, r.outbox, r.clean_up, r.received_at ",
             "FROM host h JOIN site s ON s.id = h.site_id LEFT JOIN host_last_seen l ON l.host_id = h.id ",
             "LEFT JOIN host_desired d ON d.host_id = h.id LEFT JOIN host_report r ON r.host_id = h.id ",
             $tail

@@ -66,13 +66,13 @@ impl Store {
         }
         let stored = sqlx::query(
             "INSERT INTO host_report (host_id, start_no, report_no, generation, spec_sha256, health, sync, reason, \
-             names, instances, facts, outbox, reported_at, received_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+             names, instances, facts, outbox, reported_at, received_at, clean_up) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
              ON CONFLICT (host_id) DO UPDATE SET start_no = excluded.start_no, report_no = excluded.report_no, \
              generation = excluded.generation, spec_sha256 = excluded.spec_sha256, health = excluded.health, \
              sync = excluded.sync, reason = excluded.reason, names = excluded.names, instances = excluded.instances, \
              facts = excluded.facts, outbox = excluded.outbox, reported_at = excluded.reported_at, \
-             received_at = excluded.received_at \
+             received_at = excluded.received_at, clean_up = excluded.clean_up \
              WHERE (host_report.start_no, host_report.report_no) < (excluded.start_no, excluded.report_no)",
         )
         .bind(host.0)
@@ -89,6 +89,7 @@ impl Store {
         .bind(Json(&r.outbox))
         .bind(r.reported_at)
         .bind(now)
+        .bind(Json(&r.status.clean_up))
         .execute(&mut *tx)
         .await
         .act(act)?

@@ -18,6 +18,9 @@ words!(
     ChangeStep { Pull, Start, Healthy, HotDeploy }
 );
 
+/// What a disk finding names when it is about the agent's own folder, where that is another disk than the engine's.
+pub const STATE: &str = "state";
+
 /// Most findings of one preflight.
 pub const MAX_FINDINGS: usize = 32;
 
@@ -37,7 +40,7 @@ pub struct Finding {
     pub needed: Option<u64>,
     /// Bytes of disk or memory that may be used; none = could not be measured.
     pub available: Option<u64>,
-    /// What it is about: the image's and the host's architecture, the secret, the subnet, the protocol of a port and, where
+    /// What it is about: the image's and the host's architecture, the secret, the subnet, [`STATE`], the protocol of a port and, where
     /// one is known, the instance that holds it.
     pub names: Vec<String>,
 }
@@ -64,7 +67,11 @@ impl Finding {
         let number = |n: Option<u64>| n.map_or_else(|| "unknown".into(), bytes);
         match self.check {
             Check::Disk | Check::Memory => {
-                let what = if self.check == Check::Disk { "disk" } else { "memory" };
+                let what = match self.check {
+                    Check::Disk if name(0) == STATE => "disk of the state folder",
+                    Check::Disk => "disk",
+                    _ => "memory",
+                };
                 format!("{what}: {} needed, {} available", number(self.needed), number(self.available))
             }
             Check::Port => {

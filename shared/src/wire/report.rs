@@ -5,6 +5,7 @@ use crate::{
     report::{
         Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
         MAX_NAMES, Phase, Progress, Reason, ScaleLimit, ScaleMetric, Sync,
+        clean_up::Leftover,
         preflight::{ChangeStep, Check, Verdict},
         printable,
     },
@@ -38,17 +39,18 @@ word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
-    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing,
+    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied,
 });
 word!(ScaleMetric, ScaleMetric, { Cpu, Queue });
 word!(ScaleLimit, ScaleLimit, { None, Minimum, Maximum, Capacity, Window });
 
+word!(Leftover, Leftover, { Image, Model, Volume, Blob });
 word!(Verdict, PreflightVerdict, { Fits, FitsAfterCleanUp, Refused });
 word!(Check, PreflightCheck, { Disk, Memory, Port, Subnet, Architecture, Secret });
 word!(ChangeStep, ChangeStep, { Pull, Start, Healthy, HotDeploy });
 
 /// Cuts a name to what a report may carry.
-fn bounded(name: &str) -> String {
+pub(super) fn bounded(name: &str) -> String {
     let mut end = name.len().min(MAX_NAME_BYTES);
     while !name.is_char_boundary(end) {
         end -= 1;

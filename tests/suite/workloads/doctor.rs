@@ -101,6 +101,7 @@ async fn docker_doctor_names_each_fault_and_what_to_do_about_it() {
         "docker.cgroup",
         "disk",
         "disk.write",
+        "disk.reserve",
         "sqlite.ledger",
         "sqlite.outbox",
         "certificate",

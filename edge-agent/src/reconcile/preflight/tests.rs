@@ -66,6 +66,28 @@ fn disk_is_free_bytes_less_the_headroom_and_what_others_fetch() {
 }
 
 #[test]
+fn what_comes_by_way_of_the_state_folder_needs_room_on_its_disk_too() {
+    let fetching = |bytes: u64| Ask { fetch: Fetch::Bytes(bytes), by_way_of_state: bytes, ..ask() };
+    let two = Room { state_free_bytes: Some(2 * GIB), ..room() };
+    let p = alone(fetching(2 * GIB), &two);
+    assert_eq!(p.verdict, Verdict::Refused);
+    assert_eq!(p.refusal(), "disk of the state folder: 2.0 GiB needed, 1.0 GiB available");
+    assert_eq!(alone(fetching(GIB), &two).verdict, Verdict::Fits);
+    // On one disk both lie there at the same time.
+    let one = Room { one_disk: true, ..room() };
+    assert_eq!(alone(fetching(GIB), &one).verdict, Verdict::Fits);
+    assert_eq!(alone(fetching(2 * GIB), &one).refusal(), "disk: 4.0 GiB needed, 3.0 GiB available");
+    // What others fetch by the same way is there before it.
+    let other = Ask { image: "other".into(), ..fetching(GIB) };
+    let asks: Vec<_> = ["a", "b"].map(name).into_iter().zip([fetching(GIB), other]).collect();
+    let said = judge(&asks, &two, limits());
+    let verdicts: Vec<_> = said.values().map(|p| p.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Fits, Verdict::Refused]);
+    let unknown = Room { state_free_bytes: None, ..room() };
+    assert_eq!(alone(fetching(2 * GIB), &unknown).verdict, Verdict::Fits, "what cannot be looked at refuses nothing");
+}
+
+#[test]
 fn a_port_of_another_instance_or_program_is_named() {
     let wants = |p: Port| Ask { ports: vec![p], ..ask() };
     let holder = Ask { ports: vec![port(80, "0.0.0.0")], ..Ask::default() };

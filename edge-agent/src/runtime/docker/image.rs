@@ -1,7 +1,7 @@
 //! Finds an image on the host, or has the engine fetch it under the reference that the operator wrote.
 use super::{Docker, failed, incomplete};
-use crate::runtime::{Done, ImageSeen, RuntimeError, meter::Meter};
-use bollard::{errors::Error, models::CreateImageInfo, query_parameters as query};
+use crate::runtime::{Done, ImageSeen, RuntimeError, login::Login, meter::Meter};
+use bollard::{auth::DockerCredentials, errors::Error, models::CreateImageInfo, query_parameters as query};
 use bytes::BytesMut;
 use futures_util::{TryStreamExt, stream};
 use redforge_shared::artifact::reference_key;
@@ -20,14 +20,20 @@ impl Docker {
                 volumes.sort();
                 let id = found.id.ok_or_else(|| incomplete("inspect", reference))?;
                 let (user, architecture) = (config.user.unwrap_or_default(), found.architecture.unwrap_or_default());
-                Ok(Some(ImageSeen { id, volumes, user, architecture }))
+                let bytes = found.size.and_then(|n| n.try_into().ok()).unwrap_or(0);
+                Ok(Some(ImageSeen { id, volumes, user, architecture, bytes }))
             }
             Err(Error::DockerResponseServerError { status_code: 404 | 400, .. }) => Ok(None),
             Err(e) => Err(failed("inspect", reference, e)),
         }
     }
 
-    pub(super) async fn local_or_pulled(&self, reference: &str, meter: &Meter) -> Done<ImageSeen> {
+    pub(super) async fn local_or_pulled(
+        &self,
+        reference: &str,
+        login: Option<&Login>,
+        meter: &Meter,
+    ) -> Done<ImageSeen> {
         if let Some(found) = self.local_image(reference).await? {
             return Ok(found);
         }
@@ -38,14 +44,21 @@ impl Docker {
             tag: (!tagged).then(|| "latest".into()),
             ..Default::default()
         };
-        let mut progress = std::pin::pin!(self.client().await?.create_image(Some(options), None, None));
+        let mut progress =
+            std::pin::pin!(self.client().await?.create_image(Some(options), None, login.map(credentials)));
         loop {
             match progress.try_next().await {
                 Ok(Some(info)) => note(meter, &info),
                 Ok(None) => break,
                 Err(e) => {
+                    let denied = is_denied(&e.to_string());
                     return Err(match failed("pull", reference, e) {
                         full @ (RuntimeError::DiskFull { .. } | RuntimeError::Unreachable(_)) => full,
+                        other if denied => RuntimeError::Denied {
+                            reference: reference.into(),
+                            registry: login.map_or_else(|| registry_of(reference), |l| l.registry.clone()),
+                            source: Box::new(other),
+                        },
                         other => RuntimeError::ImageMissing { reference: reference.into(), source: Box::new(other) },
                     });
                 }
@@ -118,6 +131,29 @@ impl Docker {
     }
 }
 
+/// As the engine hands it on to the registry.
+pub(super) fn credentials(login: &Login) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(login.username.clone()),
+        password: Some(login.password.clone()),
+        serveraddress: Some(login.registry.clone()),
+        ..DockerCredentials::default()
+    }
+}
+
+/// The engine hands on the registry's refusal as a text; the texts are those of 20.10 to 29. One who asks Docker Hub for what
+/// it does not have is told that they may have to log in: that says nothing.
+fn is_denied(text: &str) -> bool {
+    let says = |words: &str| text.contains(words);
+    let shut = ["unauthorized", "authentication required", "no basic auth credentials", "access denied", "denied:"];
+    shut.iter().any(|words| says(words)) && !says("repository does not exist")
+}
+
+fn registry_of(reference: &str) -> String {
+    let named = reference.split_once('/').map(|(host, _)| host).filter(|h| h.contains(['.', ':']));
+    named.unwrap_or("docker.io").to_owned()
+}
+
 /// What the engine says that it loaded: a reference or an id.
 fn loaded_image(line: &str) -> Option<String> {
     let line = line.trim();
@@ -155,6 +191,21 @@ mod tests {
         assert_eq!(loaded_image("{\"progress\"}"), None);
         assert_eq!(split_tag("host:5000/a/b"), ("host:5000/a/b", "latest"));
         assert_eq!(split_tag("host:5000/a/b:1.2"), ("host:5000/a/b", "1.2"));
+    }
+
+    /// Words of engines 20.10 and 26.
+    #[test]
+    fn a_shut_door_is_told_from_an_image_that_is_not_there() {
+        let denied = |text: &str| is_denied(text);
+        assert!(denied("Head \"http://127.0.0.1:5000/v2/a/manifests/1\": no basic auth credentials"));
+        assert!(denied("unauthorized: authentication required"));
+        assert!(denied("denied: requested access to the resource is denied"));
+        assert!(!denied("manifest for 127.0.0.1:5000/a:1 not found: manifest unknown: manifest unknown"));
+        assert!(!denied(
+            "pull access denied for nobody/nothing, repository does not exist or may require 'docker login': denied: \
+             requested access to the resource is denied"
+        ));
+        assert_eq!((registry_of("a/b:1"), registry_of("h:5000/b")), ("docker.io".into(), "h:5000".into()));
     }
 
     /// Lines as an engine 20.10 wrote them.

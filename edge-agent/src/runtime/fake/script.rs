@@ -63,6 +63,17 @@ impl FakeRuntime {
         world.refused.insert(id);
     }
 
+    /// A registry has the image; the host does not.
+    pub fn bring_image_elsewhere(&self, reference: &str) {
+        let seen = ImageSeen { id: format!("sha256:{reference}"), ..ImageSeen::default() };
+        self.world().elsewhere.insert(reference.into(), seen);
+    }
+
+    /// A registry gives images to this user only.
+    pub fn lock_registry(&self, registry: &str, username: &str, password: &str) {
+        self.world().accounts.insert(registry.into(), (username.into(), password.into()));
+    }
+
     /// The machine it runs on.
     pub fn set_machine(&self, machine: EngineSeen) {
         self.world().machine = machine;

@@ -42,13 +42,13 @@ fn view() -> StatusView {
             reason: None,
             names: vec![],
             instances: vec![],
+            clean_up: Default::default(),
         }),
         outbox: vec![],
         outbox_max_bytes: 8 << 30,
         facts: HostFacts::default(),
         warnings: vec![],
         holds: vec![],
-        unneeded: vec![],
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) fn check(r: pb::HostReport) -> Result<Report, Status> {
             reason: Reason::from_wire(r.reason),
             names,
             instances,
+            clean_up: r.clean_up.map(Into::into).unwrap_or_default(),
         },
         facts: r.facts.unwrap_or_default().into(),
         outbox,
