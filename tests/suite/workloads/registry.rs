@@ -1,18 +1,30 @@
 //! Images from a real registry that wants a password, found through a mirror of another.
-use super::artifacts::Strange;
 use crate::words::instance;
 use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
     ctl::Ctl,
-    engine::{docker, try_docker},
+    engine::{docker, image, try_docker},
     hub::TestHub,
     place::{free_port, text},
     proxy::{Proxy, Weather},
     registry::{PASSWORD, TestRegistry, USER},
     wait::{eventually, when},
 };
-use std::{fs, time::Duration};
+use std::{fs, io::Read as _, path::Path, time::Duration};
+
+/// An image with a layer that no engine has, gone from this one as soon as it lies in the registry.
+fn put_into(registry: &TestRegistry, dir: &Path, path: &str) {
+    let (ballast, name) = (dir.join("ballast"), format!("redforge.test/ballast-{}:1", registry.port));
+    let mut random = fs::File::open("/dev/urandom").expect("it is there").take(12 << 20);
+    std::io::copy(&mut random, &mut fs::File::create(&ballast).expect("own folder")).expect("own folder");
+    let container = docker(&["create", &image("mosquitto")]);
+    docker(&["cp", &ballast.display().to_string(), &format!("{container}:/ballast")]);
+    docker(&["commit", &container, &name]);
+    docker(&["rm", "--volumes", &container]);
+    registry.push(&name, path);
+    docker(&["rmi", &name]);
+}
 
 fn carrier(name: &str, image: &str) -> String {
     instance("press-1", name, "mosquitto", image, "")
@@ -23,12 +35,7 @@ async fn docker_an_image_comes_from_a_mirror_with_the_hosts_password_and_goes_wh
     let hub = TestHub::start().await;
     let (registry, ctl) = (TestRegistry::start().await, Ctl::new(&hub));
     let way = Proxy::start(registry.port).await;
-    // The engine has it for a moment only, to hand it to the registry.
-    let strange = Strange::make("mosquitto", ctl.dir());
-    docker(&["load", "--input", &strange.tar.display().to_string()]);
-    registry.push(&strange.reference, "plant/worker:1");
-    docker(&["rmi", &strange.reference]);
-    assert!(!strange.is_here());
+    put_into(&registry, ctl.dir(), "plant/worker:1");
 
     // Nobody listens where the reference points to: only the mirror has it.
     let (away, mirror) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", way.port()));
