@@ -313,7 +313,9 @@ fn without_image(g: &Glance<'_>) -> Verdict {
     let serving = g.container.is_some_and(serves);
     let health = if serving { Health::Healthy } else { Health::Unknown };
     let key = job_key::image(&g.spec.image);
-    match g.jobs.failure(&key) {
+    // The next try gets further than the last: its bytes come.
+    let comes = g.jobs.progress(&key).is_some();
+    match g.jobs.failure(&key).filter(|_| !comes) {
         Some((reason, more)) => {
             let phase = g.container.map_or(Phase::Pending, phase_of);
             let health = if serving { Health::Degraded } else { Health::Error };
