@@ -69,7 +69,10 @@ impl Reconciler {
         seen: &NodeRedSeen,
     ) -> Result<(), ReconcileError> {
         let Some(edited) = &seen.edited else { return Ok(()) };
-        let tar = flows::pack(edited, &known.credential_names).into();
+        // With the modules of what was edited. Where that is no longer here, the flows alone are better than nothing.
+        let base = tokio::fs::read(self.deps.blobs.join("sha256").join(known.base.hex())).await.ok();
+        let whole = base.and_then(|tar| flows::repack(&tar, edited).ok());
+        let tar = whole.unwrap_or_else(|| flows::pack(edited, &known.credential_names)).into();
         let draft = KeptDraft { instance: instance.clone(), base: known.base, content, tar };
         tracing::info!(instance.name = %instance, flows.hash = %content, "edited flows are kept as a draft");
         self.deps.ledger.keep_draft(draft, known.content).await.map_err(ReconcileError::Ledger)
