@@ -139,6 +139,9 @@ impl Deeds<'_> {
                 let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
                 self.has_types_of(instance, (address, &token), (*digest, &flows.flows)).await?;
+                // Flows that end their runtime leave no answer, and lie in its volume all the same.
+                let begun = (Given::begun(*digest), self.now);
+                self.memory.set_deployed(self.ledger, instance, home, begun).await?;
                 let deployed = node_red::deploy(address, &token, &flows.flows, (*full, *credentials)).await;
                 let rev = deployed.map_err(|e| ReconcileError::Deploy(Box::new(e)))?;
                 let given = (Given::new(*digest, rev), self.now);
@@ -148,7 +151,7 @@ impl Deeds<'_> {
                 let set = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
                 let put = runtime.put_below(id, node_red::DATA_PATH, &[node_red::flow_file(&set.flows)]).await;
                 put.map_err(ReconcileError::Runtime)?;
-                let given = (Given::new(*digest, String::new()), self.now);
+                let given = (Given::begun(*digest), self.now);
                 return self.memory.set_deployed(self.ledger, instance, home, given).await;
             }
             Step::StartFlows { instance, id } => {

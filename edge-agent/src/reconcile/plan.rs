@@ -281,7 +281,7 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
     let (instance, id) = (wanted.name.clone(), c.id.clone());
     let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(&seen.home));
     // Without a flow set only what was given is taken out; what somebody made there is theirs.
-    let clears = wanted.clears.filter(|nothing| given.is_some_and(|g| g.digest != *nothing));
+    let clears = wanted.clears.filter(|nothing| given.is_some_and(|g| !g.is(*nothing)));
     let Some(digest) = wanted.flow_set.or(clears) else {
         if wanted.clears.is_some() && seen.stopped {
             steps.push(Step::StartFlows { instance, id });
@@ -289,7 +289,7 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
         return;
     };
     let Some(content) = actual.flow_sets.get(&digest) else { return };
-    let given = given.filter(|g| g.digest == digest);
+    let given = given.filter(|g| g.is(digest));
     // The runtime still has what it was given, and shows it in another form: giving it again changes nothing. Or somebody
     // edited it, and whoever wrote the spec wants to be told, or to have the edit.
     let leave = given.is_some_and(|g| g.rev == seen.rev || wanted.drift != Drift::Enforce);
@@ -297,7 +297,9 @@ fn hot_deploy(wanted: &Wanted, c: &Found, memory: &Memory, actual: &Actual, step
     let credentials = seen.credentials_wrong && !leave_credentials;
     if seen.hash != Some(*content) && !leave || credentials {
         // Other credentials alone restart no node: a partial deploy would leave the broker's node without them.
-        let full = credentials || clears.is_some() || !memory.deployed.contains_key(&wanted.name);
+        let at = memory.deployed.get(&wanted.name);
+        let first = at.is_none_or(|at| at.values().all(|g| g.rev.is_empty()));
+        let full = credentials || clears.is_some() || first;
         let (home, credentials) = (seen.home.clone(), credentials || !seen.credentials_held);
         steps.push(Step::DeployFlows { instance, id, home, digest, full, credentials });
     } else if seen.stopped {

@@ -84,7 +84,7 @@ pub fn was_given(
     digest: Digest,
     homes: &BTreeMap<Name, String>,
 ) -> bool {
-    last_given(given, c, homes).is_some_and(|g| g.digest == digest)
+    last_given(given, c, homes).is_some_and(|g| g.is(digest))
 }
 
 /// What the runtime in this container was given last.

@@ -28,7 +28,7 @@ pub fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
     };
     let Some(digest) = w.flow_set else {
         let given = g.container.and_then(|c| last_given(g.given, c, g.homes));
-        if given.is_some_and(|given| Some(given.digest) != g.wanted.clears) {
+        if given.is_some_and(|given| g.wanted.clears.is_none_or(|nothing| !given.is(nothing))) {
             // What it was given is still to be taken out.
             return plain(Phase::Starting, Health::Unknown, Sync::Updating);
         }

@@ -134,7 +134,7 @@ pub type GivenAt = BTreeMap<String, Given>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
     pub digest: Digest,
-    /// The revision that the runtime gave it.
+    /// The revision that the runtime gave it; empty: begun to be given, and not known to have been taken.
     pub rev: String,
     /// Since when it has this flow set.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
@@ -145,6 +145,16 @@ impl Given {
     /// Given now, or found.
     pub fn new(digest: Digest, rev: String) -> Self {
         Self { digest, rev, since: None }
+    }
+
+    /// About to be given: it may be there from now on, whatever comes back.
+    pub fn begun(digest: Digest) -> Self {
+        Self::new(digest, String::new())
+    }
+
+    /// Is it known that the runtime took this one?
+    pub fn is(&self, digest: Digest) -> bool {
+        self.digest == digest && !self.rev.is_empty()
     }
 }
 

@@ -3,6 +3,7 @@ use super::{room::Claim, *};
 use redforge_shared::ids::Digest;
 use std::collections::BTreeMap;
 
+mod flows;
 mod guards;
 mod modules;
 mod properties;
