@@ -67,6 +67,7 @@ pub mod preflight;
 mod probes;
 mod reduce;
 mod report;
+mod safe;
 mod scaling;
 mod sessions;
 pub mod sources;
@@ -126,6 +127,7 @@ pub struct Reconciler {
     secrets: Secrets,
     flow_sets: FlowSets,
     modules: ModulesSeen,
+    ended_with: safe::EndedWith,
     jobs: Jobs,
     trials: Trials,
     /// When something ends by itself that a pass has to see.
@@ -214,6 +216,7 @@ impl Reconciler {
             secrets: Secrets::new(),
             flow_sets: FlowSets::new(),
             modules: ModulesSeen::new(jobs.done()),
+            ended_with: safe::EndedWith::new(),
             probes: Probes::new(jobs.done()),
             jobs,
             trials: Trials::default(),
@@ -370,11 +373,12 @@ impl Reconciler {
         self.remember_counts(&view, memory).await?;
         self.keep_edits(&view, memory).await?;
         let ready = self.ready(&view, memory);
-        let actual = plan::Actual {
+        let mut actual = plan::Actual {
             busy: self.jobs.busy(),
             resting: memory.resting(),
             ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &view.homes, &ready)
         };
+        self.safe_mode(&view, memory, &mut actual);
         self.preflight(&mut view, &actual, memory).await?;
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
 

@@ -66,7 +66,7 @@ words!(
         ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
         PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
         StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held, Edited, PreflightRefused,
-        DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied,
+        DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied, SafeMode,
     }
 );
 words!(

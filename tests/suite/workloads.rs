@@ -17,6 +17,7 @@ mod registry;
 mod replicas;
 mod rollback;
 mod runtimes;
+mod safe;
 mod secrets;
 mod site;
 mod status_words;

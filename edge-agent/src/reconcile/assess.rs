@@ -16,8 +16,8 @@ use crate::{
     workload::{Unmet, valkey::CacheSeen},
 };
 use inside::{models, node_red};
-pub use past::settles_in;
-use past::{age, before_of, crashes_of, exit_code, is_ended_by_us, is_looping, lately_ended, settled, up_for};
+use past::{age, before_of, crashes_of, exit_code, is_ended_by_us, is_looping, is_safe, lately_ended, settled, up_for};
+pub use past::{settles_in, started};
 use redforge_shared::{
     desired::{InstanceSpec, Workload},
     ids::{Digest, Name},
@@ -351,7 +351,7 @@ fn lived(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
 }
 
 fn by_kind(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
-    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
+    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c) && !is_safe(g)) {
         return because(Phase::Crashed, Health::Error, Sync::UpToDate, k.reason());
     }
     match c.state {

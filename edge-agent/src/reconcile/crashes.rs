@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Ends after which the agent takes over.
-const TAKE_OVER: u32 = 3;
+pub const TAKE_OVER: u32 = 3;
 /// First rest between two starts; doubles with each end.
 const FIRST_REST: Duration = Duration::seconds(10);
 /// Longest rest.

@@ -5,6 +5,7 @@
 use super::{
     ReconcileError,
     bring::{Server, Shelf},
+    crashes::Crashes,
     deadlines::Deadlines,
     fetches,
     jobs::{Brought, Jobs},
@@ -112,6 +113,7 @@ impl Deeds<'_> {
             Step::PutModules { instance, volume, flow_set } => {
                 return self.put_modules(instance, volume, *flow_set).await;
             }
+            Step::SafeMode { id, .. } => runtime.put_below(id, node_red::DATA_PATH, &[node_red::safe_mode()]).await,
             Step::PutLive { instance, volume } => {
                 let r = self.rendered(instance)?;
                 let files = r.live.as_ref().map(|f| f.files.as_slice()).unwrap_or_default();
@@ -148,11 +150,7 @@ impl Deeds<'_> {
                 return self.memory.set_deployed(self.ledger, instance, home, given).await;
             }
             Step::PutFlows { instance, id, home, digest } => {
-                let set = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
-                let put = runtime.put_below(id, node_red::DATA_PATH, &[node_red::flow_file(&set.flows)]).await;
-                put.map_err(ReconcileError::Runtime)?;
-                let given = (Given::begun(*digest), self.now);
-                return self.memory.set_deployed(self.ledger, instance, home, given).await;
+                return self.put_flows(instance, (id, home), *digest).await;
             }
             Step::StartFlows { instance, id } => {
                 let (address, token) = self.admin(instance, id)?;
@@ -181,6 +179,23 @@ impl Deeds<'_> {
         }
         self.runtime.signal(id, Signal::Hangup).await.map_err(ReconcileError::Runtime)?;
         self.memory.set_applied(self.ledger, instance, applied).await
+    }
+
+    /// Puts flows where a runtime that is down finds them at its start.
+    async fn put_flows(
+        &mut self,
+        instance: &Name,
+        (id, home): (&str, &str),
+        digest: Digest,
+    ) -> Result<(), ReconcileError> {
+        let set = self.flow_sets.get(&digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
+        let file = node_red::flow_file(&set.flows);
+        let put = self.runtime.put_below(id, node_red::DATA_PATH, &[file]).await;
+        put.map_err(ReconcileError::Runtime)?;
+        // How the flows before ended it is not held against these.
+        let forgiven = self.memory.crashes.get(id).and_then(Crashes::forgiven);
+        self.memory.set_crashes(self.ledger, id, forgiven).await?;
+        self.memory.set_deployed(self.ledger, instance, home, (Given::begun(digest), self.now)).await
     }
 
     /// Unpacks the modules of a flow set into their volume.

@@ -245,7 +245,11 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
                 steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
             }
             put_modules(wanted, shape, steps);
-            put_flows(wanted, (&c.id, &c.home), memory, actual, steps);
+            let others = put_flows(wanted, (&c.id, &c.home), memory, actual, steps);
+            // What it finds there now has not ended it.
+            if actual.safe.contains(&c.id) && !others {
+                steps.push(Step::SafeMode { instance: instance(), id: c.id.clone() });
+            }
             start(wanted, shape, &c.name, c.outside, steps);
         }
         return;
@@ -314,20 +318,20 @@ fn put_modules(wanted: &Wanted, shape: &Shape, steps: &mut Vec<Step>) {
 }
 
 /// Flows that end their runtime would end it again before it could be given others: where others were given last, those
-/// that it shall have lie there before it starts.
+/// that it shall have lie there before it starts. True where that is on its way.
 fn put_flows(
     wanted: &Wanted,
     (container, home): (&str, &str),
     memory: &Memory,
     actual: &Actual,
     steps: &mut Vec<Step>,
-) {
+) -> bool {
     let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(home));
     let digest = wanted.flow_set.or(wanted.clears).filter(|digest| actual.flow_sets.contains_key(digest));
-    if let Some(digest) = digest.filter(|digest| given.is_some_and(|g| g.digest != *digest)) {
-        let (instance, id, home) = (wanted.name.clone(), container.to_owned(), home.to_owned());
-        steps.push(Step::PutFlows { instance, id, home, digest });
-    }
+    let Some(digest) = digest.filter(|digest| given.is_some_and(|g| g.digest != *digest)) else { return false };
+    let (instance, id, home) = (wanted.name.clone(), container.to_owned(), home.to_owned());
+    steps.push(Step::PutFlows { instance, id, home, digest });
+    true
 }
 
 /// Rendered files that somebody changed. They are read when the container starts, so it ends, and gets them anew before it

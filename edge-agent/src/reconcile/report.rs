@@ -10,7 +10,7 @@ use super::{
     fold::{Around, fold},
     memory::{Failed, Remembered},
     plan::{self, Blueprint},
-    reduce,
+    reduce::{self, last_given},
 };
 use crate::{
     db::ledger::{AcceptedDesired, Site},
@@ -144,7 +144,12 @@ impl Reconciler {
         for wanted in &view.desired.instances {
             let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
             for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
-                let crashes = crashes::watch(memory.crashes.get(&c.id), c, now);
+                let mut crashes = crashes::watch(memory.crashes.get(&c.id), c, now);
+                // Flows that it was given in this run are none of those that ended it before.
+                let given = last_given(&view.given, c, &view.homes).and_then(|given| given.since);
+                if given.zip(assess::started(c)).is_some_and(|(given, started)| given > started) {
+                    crashes = crashes.and_then(|k| k.forgiven());
+                }
                 memory.set_crashes(&self.deps.ledger, &c.id, crashes).await?;
             }
         }

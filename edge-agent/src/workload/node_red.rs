@@ -30,6 +30,8 @@ pub const MODULES_PATH: &str = "/data/node_modules";
 const FLOW_FILE: &str = "flows.json";
 /// The file in there that holds the credentials, encrypted.
 pub const CREDENTIALS_FILE: &str = "flows_cred.json";
+/// Is there where the next start shall leave the flows alone.
+const SAFE_MODE_FILE: &str = "redforge-safe-mode";
 /// What is rendered for it.
 pub const CONFIG_FILES: [&str; 1] = ["settings.js"];
 /// Below this path lies the admin API.
@@ -106,6 +108,11 @@ pub(super) fn render(
     Ok(())
 }
 
+/// What makes the next start one in safe mode, put into the folder of its data; that start takes it away.
+pub fn safe_mode() -> File {
+    File { name: SAFE_MODE_FILE.into(), bytes: vec![], uid: UID, mode: 0o644 }
+}
+
 /// The files of a flow set's modules, as they lie in their volume.
 pub fn module_files(tar: &[u8]) -> Result<Vec<File>, InvalidFlows> {
     let files = flows::unpack_modules(tar)?.into_iter();
@@ -154,7 +161,9 @@ fn settings(token: &str, credential_secret: &str) -> String {
     format!(
         "// Rendered by RedForge; changes are overwritten.\n\
          const settings = {settings};\n\
-         const agent = {agent};\n\n{EDITOR}"
+         const agent = {agent};\n\n\
+         // For one start: flows that end the runtime would end each.\n\
+         try {{ require(\"fs\").unlinkSync(\"{DATA_PATH}/{SAFE_MODE_FILE}\"); process.env.NODE_RED_ENABLE_SAFE_MODE = \"true\"; }} catch {{}}\n\n{EDITOR}"
     )
 }
 

@@ -39,7 +39,7 @@ word!(Reason, StatusReason, {
     ImageMissing, ForeignObject, MissingTypes, ModelMissing, ModelDigest, BlobMissing, ContainerExited, OutOfMemory,
     PortTaken, DiskFull, RuntimeUnreachable, ProbeFailed, FlowsStopped, SpecRefused, HubBehind, DeployRefused,
     StartRefused, WaitingForInstance, Suspended, WaitingForSession, Fenced, Held,
-    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied,
+    Edited, PreflightRefused, DeadlineExceeded, BlobDamaged, NoRoom, SecretMissing, RegistryDenied, SafeMode,
 });
 word!(ScaleMetric, ScaleMetric, { Cpu, Queue });
 word!(ScaleLimit, ScaleLimit, { None, Minimum, Maximum, Capacity, Window });

@@ -72,7 +72,7 @@ fn flows_run(set: Option<&FlowSet>, seen: &NodeRedSeen, runtime: &RuntimeEvent) 
             let names = used.filter(|t| runtime.types.contains(t)).collect();
             Verdict(Phase::Starting, Health::Error, Sync::Failed, Some(Reason::MissingTypes), names)
         }
-        ("safe", _) => because(Phase::Safe, Health::Degraded, Sync::Updating, Reason::FlowsStopped),
+        ("safe", _) => because(Phase::Safe, Health::Error, Sync::Failed, Reason::SafeMode),
         ("start", None) => plain(Phase::Starting, Health::Unknown, Sync::Updating),
         (_, None) => because(Phase::Starting, Health::Error, Sync::Drifted, Reason::FlowsStopped),
         (_, Some(_)) => because(Phase::Starting, Health::Error, Sync::Failed, Reason::FlowsStopped),

@@ -1,5 +1,5 @@
 //! What a container has been through: since when it runs, how often and how it ended, and who ended it.
-use super::{super::crashes::Crashes, super::reduce::last_given, Glance, Verdict, because};
+use super::{super::crashes::Crashes, super::observe::AppSeen, super::reduce::last_given, Glance, Verdict, because};
 use crate::runtime::{ContainerSeen, ContainerState};
 use redforge_shared::report::{Health, InstanceStatus, Phase};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 /// How it last ended: of a container that is down, or that came back so lately that it counts as crashing.
 pub fn exit_code(g: &Glance<'_>) -> Option<i32> {
     let c = g.container?;
-    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c)) {
+    if let Some(k) = crashes_of(g).filter(|_| is_looping(g, c) || is_safe(g)) {
         return k.exit_code.or_else(|| before_of(g, c).and_then(|b| b.exit_code));
     }
     if c.state == ContainerState::Running {
@@ -46,9 +46,14 @@ pub fn settles_in(
     left.try_into().ok().filter(|left: &std::time::Duration| !left.is_zero() && *left <= SETTLED.unsigned_abs())
 }
 
-/// None: the engine does not say since when.
+/// Since when it runs, or ran last; none: the engine does not say.
+pub fn started(c: &ContainerSeen) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(&c.started_at, &Rfc3339).ok()
+}
+
+/// None: nobody knows.
 pub fn up_for(c: &ContainerSeen, now: OffsetDateTime) -> Option<time::Duration> {
-    let up = now - OffsetDateTime::parse(&c.started_at, &Rfc3339).ok()?;
+    let up = now - started(c)?;
     (!up.is_negative()).then_some(up)
 }
 
@@ -61,6 +66,11 @@ pub fn before_of<'a>(g: &'a Glance<'_>, c: &ContainerSeen) -> Option<&'a Instanc
 pub fn is_looping(g: &Glance<'_>, c: &ContainerSeen) -> bool {
     let up = || c.state == ContainerState::Running && up_for(c, g.now).is_none_or(settled);
     crashes_of(g).is_some_and(|k| k.rests_until.is_some() || !up())
+}
+
+/// It runs, and leaves its flows alone.
+pub fn is_safe(g: &Glance<'_>) -> bool {
+    matches!(g.app, Some(AppSeen::NodeRed(seen)) if seen.is_safe())
 }
 
 /// The agent has ended it, or found it down on its way to where it shall be.

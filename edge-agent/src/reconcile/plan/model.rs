@@ -172,6 +172,8 @@ pub struct Actual {
     pub live: BTreeMap<String, Digest>,
     /// Hash of the rendered files as read back, by container.
     pub config: BTreeMap<String, Digest>,
+    /// Containers whose flows end them again and again, with nothing to go back to.
+    pub safe: BTreeSet<String>,
     /// Hash of the modules' files as read back, by container.
     pub modules: BTreeMap<String, Digest>,
     /// Flow sets on the host, with the hash of their flows.
@@ -298,27 +300,110 @@ pub mod job_key {
 /// Everything that can be done. Each is idempotent, and knows the instance it is done for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    RemoveHelper { id: String },
-    EnsureNetwork { name: String, internal: bool },
-    WantBlob { instance: Name, digest: Digest },
-    ResolveImage { instance: Name, image: String },
-    EnsureVolume { instance: Name, volume: String, purpose: Purpose },
-    PutConfig { instance: Name, volume: String },
-    PutModules { instance: Name, volume: String, flow_set: Digest },
-    PutLive { instance: Name, volume: String },
-    Stop { instance: Name, container: String, id: String },
-    Remove { instance: Name, container: String, id: String },
-    Create { instance: Name, container: String, replica: u32, named: bool },
-    ConnectOutside { instance: Name, container: String },
-    Start { instance: Name, container: String },
-    TakeName { instance: Name, container: String },
-    Reload { instance: Name, id: String, applied: String },
-    DeployFlows { instance: Name, id: String, home: String, digest: Digest, full: bool, credentials: bool },
-    PutFlows { instance: Name, id: String, home: String, digest: Digest },
-    StartFlows { instance: Name, id: String },
-    PullModel { instance: Name, id: String, model: String },
-    LoadModel { instance: Name, id: String, model: String },
-    RemoveVolume { instance: Name, volume: String },
+    RemoveHelper {
+        id: String,
+    },
+    EnsureNetwork {
+        name: String,
+        internal: bool,
+    },
+    WantBlob {
+        instance: Name,
+        digest: Digest,
+    },
+    ResolveImage {
+        instance: Name,
+        image: String,
+    },
+    EnsureVolume {
+        instance: Name,
+        volume: String,
+        purpose: Purpose,
+    },
+    PutConfig {
+        instance: Name,
+        volume: String,
+    },
+    PutModules {
+        instance: Name,
+        volume: String,
+        flow_set: Digest,
+    },
+    /// Its next start leaves its flows alone.
+    SafeMode {
+        instance: Name,
+        id: String,
+    },
+    PutLive {
+        instance: Name,
+        volume: String,
+    },
+    Stop {
+        instance: Name,
+        container: String,
+        id: String,
+    },
+    Remove {
+        instance: Name,
+        container: String,
+        id: String,
+    },
+    Create {
+        instance: Name,
+        container: String,
+        replica: u32,
+        named: bool,
+    },
+    ConnectOutside {
+        instance: Name,
+        container: String,
+    },
+    Start {
+        instance: Name,
+        container: String,
+    },
+    TakeName {
+        instance: Name,
+        container: String,
+    },
+    Reload {
+        instance: Name,
+        id: String,
+        applied: String,
+    },
+    DeployFlows {
+        instance: Name,
+        id: String,
+        home: String,
+        digest: Digest,
+        full: bool,
+        credentials: bool,
+    },
+    /// Into the volume of one that is down.
+    PutFlows {
+        instance: Name,
+        id: String,
+        home: String,
+        digest: Digest,
+    },
+    StartFlows {
+        instance: Name,
+        id: String,
+    },
+    PullModel {
+        instance: Name,
+        id: String,
+        model: String,
+    },
+    LoadModel {
+        instance: Name,
+        id: String,
+        model: String,
+    },
+    RemoveVolume {
+        instance: Name,
+        volume: String,
+    },
 }
 
 impl Step {
@@ -331,6 +416,7 @@ impl Step {
             | Self::EnsureVolume { instance, .. }
             | Self::PutConfig { instance, .. }
             | Self::PutModules { instance, .. }
+            | Self::SafeMode { instance, .. }
             | Self::PutLive { instance, .. }
             | Self::Stop { instance, .. }
             | Self::Remove { instance, .. }
@@ -382,7 +468,8 @@ impl Step {
             Self::WantBlob { .. } => "want-blob",
             Self::ResolveImage { .. } => "resolve-image",
             Self::EnsureVolume { .. } => "ensure-volume",
-            Self::PutConfig { .. } => "put-config",
+            // What it finds when it starts.
+            Self::PutConfig { .. } | Self::SafeMode { .. } => "put-config",
             Self::PutModules { .. } => "put-modules",
             Self::PutLive { .. } => "put-live",
             Self::Stop { .. } => "stop",
@@ -430,6 +517,7 @@ impl fmt::Display for Step {
             }
             Self::PutConfig { instance, volume } => write!(f, "{instance}: put config into {volume}"),
             Self::PutModules { instance, volume, .. } => write!(f, "{instance}: put modules into {volume}"),
+            Self::SafeMode { instance, .. } => write!(f, "{instance}: begin the next start in safe mode"),
             Self::PutLive { instance, volume } => write!(f, "{instance}: put live files into {volume}"),
             Self::Stop { instance, container, .. } => write!(f, "{instance}: stop {container}"),
             Self::Remove { instance, container, .. } => write!(f, "{instance}: remove {container}"),

@@ -374,6 +374,7 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
                 let found = VolumeFound { instance: instance.clone(), purpose: *purpose };
                 actual.volumes.insert(volume.clone(), found);
             }
+            Step::SafeMode { .. } => {}
             Step::PutConfig { volume, .. } | Step::PutModules { volume, .. } => {
                 assert!(actual.volumes.contains_key(volume));
             }

@@ -38,6 +38,13 @@ pub struct NodeRedSeen {
     pub modules: Option<Digest>,
 }
 
+impl NodeRedSeen {
+    /// Does it leave its flows alone?
+    pub fn is_safe(&self) -> bool {
+        self.runtime.as_ref().is_some_and(|r| r.state == "safe")
+    }
+}
+
 #[derive(Deserialize)]
 struct FlowsAnswer {
     flows: Value,

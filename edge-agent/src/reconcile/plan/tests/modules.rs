@@ -63,3 +63,14 @@ fn a_volume_of_modules_goes_when_nothing_mounts_it() {
     actual.containers[0].volumes.remove("rf-flows-cfg-mod");
     assert_eq!(text(&desired([w]), &Memory::default(), &actual), "flows: remove volume rf-flows-cfg-mod");
 }
+
+#[test]
+fn a_runtime_that_its_flows_end_starts_without_them() {
+    let (w, mut actual) = with_modules(Life::Down, Drift::Enforce);
+    actual.safe.insert("id-flows".into());
+    let steps = text(&desired([w.clone()]), &Memory::default(), &actual);
+    assert!(steps.ends_with("flows: begin the next start in safe mode\nflows: start rf-flows-0"), "{steps}");
+    // Not before it has rested.
+    actual.resting.insert("id-flows".into());
+    assert_eq!(text(&desired([w]), &Memory::default(), &actual), "");
+}
