@@ -14,6 +14,7 @@ pub mod model;
 mod replicas;
 pub mod room;
 pub mod scale;
+mod step;
 #[cfg(test)]
 mod tests;
 
