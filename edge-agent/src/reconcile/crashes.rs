@@ -60,12 +60,16 @@ fn ended(known: &Crashes, new: u32, c: &ContainerSeen) -> Option<Ended> {
     let said = Ended { exit_code: c.exit_code, out_of_memory: c.oom_killed };
     match c.state {
         ContainerState::Restarting => Some(said),
-        // The engine has brought it back and forgotten how it ended. What the agent ends itself comes later.
+        // The engine has brought it back and forgotten how it ended.
         ContainerState::Running if new > 0 => c.ended,
-        ContainerState::Running if known.ends > 0 && known.exit_code.is_none() => c.ended,
-        ContainerState::Running => None,
-        _ => (new > 0).then_some(said),
+        ContainerState::Running => heard_late(known, c),
+        _ if new > 0 => Some(said),
+        _ => heard_late(known, c),
     }
+}
+
+fn heard_late(known: &Crashes, c: &ContainerSeen) -> Option<Ended> {
+    c.ended.filter(|_| known.ends > 0 && known.exit_code.is_none())
 }
 
 impl Crashes {

@@ -145,9 +145,10 @@ impl Reconciler {
             let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
             for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
                 let mut crashes = crashes::watch(memory.crashes.get(&c.id), c, now);
-                // Flows that it was given in this run are none of those that ended it before.
+                // Flows that it was given in this run, which goes on, are none of those that ended it before.
                 let given = last_given(&view.given, c, &view.homes).and_then(|given| given.since);
-                if given.zip(assess::started(c)).is_some_and(|(given, started)| given > started) {
+                let newer = given.zip(assess::started(c)).is_some_and(|(given, started)| given > started);
+                if newer && c.state == ContainerState::Running {
                     crashes = crashes.and_then(|k| k.forgiven());
                 }
                 memory.set_crashes(&self.deps.ledger, &c.id, crashes).await?;

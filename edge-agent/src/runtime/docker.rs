@@ -222,6 +222,7 @@ impl Runtime for Docker {
 
     fn stop_container<'a>(&'a self, container: &'a str) -> Boxed<'a, Done<()>> {
         Box::pin(async move {
+            self.ends.stops(container);
             let stop = self.client().await?.stop_container(container, None::<query::StopContainerOptions>).await;
             gone_is_fine(stop.map_err(|e| failed("stop", container, e)))
         })

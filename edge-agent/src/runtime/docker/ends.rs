@@ -20,12 +20,22 @@ struct Told {
     ended: Option<Ended>,
     /// Said before the end that it leads to.
     out_of_memory: bool,
+    /// The end that comes is the agent's own doing.
+    stopping: bool,
 }
 
 impl Ends {
     /// How this one ended last.
     pub fn of(&self, id: &str) -> Option<Ended> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.ended
+    }
+
+    /// It is about to be stopped: how it takes that says nothing of it.
+    pub fn stops(&self, id: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST || known.contains_key(id) {
+            known.entry(id.to_owned()).or_default().stopping = true;
+        }
     }
 
     /// Notes what an event says.
@@ -37,9 +47,17 @@ impl Ends {
             "oom" if known.len() < MOST => known.entry(id.clone()).or_default().out_of_memory = true,
             "die" if known.len() < MOST || known.contains_key(id) => {
                 let told = known.entry(id.clone()).or_default();
+                if told.stopping {
+                    return;
+                }
                 let code = actor.attributes.as_ref().and_then(|a| a.get("exitCode")?.parse().ok());
                 let out_of_memory = std::mem::take(&mut told.out_of_memory);
                 told.ended = code.map(|exit_code| Ended { exit_code, out_of_memory });
+            }
+            "start" => {
+                if let Some(told) = known.get_mut(id) {
+                    told.stopping = false;
+                }
             }
             "destroy" => drop(known.remove(id)),
             _ => {}
@@ -70,6 +88,12 @@ mod tests {
         assert_eq!(ends.of("c"), Some(Ended { exit_code: 137, out_of_memory: true }));
         ends.note(&event("die", Some("1")));
         assert_eq!(ends.of("c"), Some(Ended { exit_code: 1, out_of_memory: false }));
+        ends.stops("c");
+        ends.note(&event("die", Some("143")));
+        assert_eq!(ends.of("c").map(|e| e.exit_code), Some(1), "that was no end of its own");
+        ends.note(&event("start", None));
+        ends.note(&event("die", Some("4")));
+        assert_eq!(ends.of("c").map(|e| e.exit_code), Some(4));
         ends.note(&event("destroy", None));
         assert_eq!(ends.of("c"), None);
     }
