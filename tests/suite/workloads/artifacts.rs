@@ -9,12 +9,12 @@ use redforge_tests::{
     operator::Operator,
     place::free_port,
     proxy::{Proxy, Weather},
-    wait::{eventually, eventually_within, stays, when},
+    wait::{eventually, eventually_within, when},
 };
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What a gRPC message of a blob carries.
@@ -98,9 +98,18 @@ async fn cut_at(proxy: &Proxy, agent: &TestAgent, digest: Digest, bytes: u64) ->
     })
     .await;
     proxy.set(Weather::Cut);
-    let have = stays(Duration::from_millis(500), "the part", async || part(agent, digest)).await;
-    assert!(have >= bytes);
-    have
+    // What the cut caught between proxy and disk is still written.
+    let mut since = (part(agent, digest), Instant::now());
+    eventually("nothing comes any more", async || {
+        let have = part(agent, digest);
+        if have != since.0 {
+            since = (have, Instant::now());
+        }
+        when(since.1.elapsed() >= Duration::from_millis(500), have)
+    })
+    .await;
+    assert!(since.0 >= bytes);
+    since.0
 }
 
 fn broker_of(reference: &str) -> String {

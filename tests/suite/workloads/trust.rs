@@ -1,7 +1,7 @@
 //! Flows that break after they came up make way for those before, by themselves; and a runtime that is to have none has none.
 use super::changes::remembered;
 use crate::words::{instance, node_red};
-use redforge_shared::wire::pb;
+use redforge_shared::{ids::Digest, wire::pb};
 use redforge_tests::{
     agent::TestAgent,
     engine::image,
@@ -72,9 +72,13 @@ async fn takes_back(
 ) {
     visitor.longest_outage();
     let known = operator.host("press-1").await.expect("known").generation;
-    operator.push_flows("ping", &flows(what, kind)).await.expect("a plain export");
+    let pushed = operator.push_flows("ping", &flows(what, kind)).await.expect("a plain export");
     let runtime = NodeRed { container: agent.container("flows").expect("it runs") };
     operator.host_when("press-1", "the host is to run the new flows", |h| h.observed_generation > known).await;
+    // The flows themselves come after their name.
+    let digest: Digest = pushed.flow_set.expect("the newest").digest.parse().expect("a digest");
+    let here = agent.state().join("blobs/sha256").join(digest.hex());
+    eventually("the host has the new flows", async || when(here.exists(), &here)).await;
     hub.kill9();
     if matches!(kind, Kind::Leaks) {
         eventually("the new flows answer", async || when(visitor.said() == what, visitor.said())).await;
