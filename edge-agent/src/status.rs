@@ -234,7 +234,7 @@ pub(crate) fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<S
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for i in &status.instances {
         let mut reason = i.reason.map_or_else(|| "-".into(), |r| r.to_string());
-        if let Some(code) = i.exit_code.filter(|_| i.phase == Phase::Crashed) {
+        if let Some(code) = i.exit_code.filter(|_| matches!(i.phase, Phase::Crashed | Phase::Safe)) {
             let _ = write!(reason, " {code}");
         }
         if let Some(p) = i.preflight.as_ref().filter(|_| i.reason == Some(Reason::PreflightRefused)) {

@@ -63,7 +63,8 @@ fn ended(known: &Crashes, new: u32, c: &ContainerSeen) -> Option<Ended> {
         // The engine has brought it back and forgotten how it ended.
         ContainerState::Running if new > 0 => c.ended,
         ContainerState::Running => heard_late(known, c),
-        _ if new > 0 => Some(said),
+        // The agent may have stopped it since: what was heard of an end of its own is that of the crash.
+        _ if new > 0 => c.ended.or(Some(said)),
         _ => heard_late(known, c),
     }
 }
@@ -125,6 +126,20 @@ mod tests {
             volumes: BTreeSet::new(),
             ports: vec![],
         }
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_crash_and_not_that_of_the_stop_after_it() {
+        let before = watch(None, &seen(ContainerState::Restarting, 2, START), START);
+        let stopped = ContainerSeen {
+            exit_code: 0,
+            ended: Some(Ended { exit_code: 9, out_of_memory: false }),
+            ..seen(ContainerState::Exited, 3, START)
+        };
+        let known = watch(before.as_ref(), &stopped, START).expect("it has crashed");
+        assert_eq!((known.ends, known.exit_code), (3, Some(9)));
+        let unheard = ContainerSeen { ended: None, exit_code: 5, ..stopped };
+        assert_eq!(watch(before.as_ref(), &unheard, START).and_then(|k| k.exit_code), Some(5));
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn why(s: &pb::InstanceStatus) -> Option<Note> {
 
 /// How it ended last, and when it is started again.
 fn crashing(s: &pb::InstanceStatus) -> Option<Note> {
-    if Phase::from_wire(s.phase) != Some(Phase::Crashed) {
+    if !matches!(Phase::from_wire(s.phase), Some(Phase::Crashed | Phase::Safe)) {
         return None;
     }
     let mut text = format!("exit code {}", s.exit_code);

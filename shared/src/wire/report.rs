@@ -133,7 +133,7 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             names: bounded_names(&s.names),
             container_id: (!s.container_id.is_empty()).then(|| bounded(&s.container_id)),
             restarts: s.restarts,
-            exit_code: matches!(phase, Phase::Crashed | Phase::Stopped).then_some(s.exit_code),
+            exit_code: matches!(phase, Phase::Crashed | Phase::Safe | Phase::Stopped).then_some(s.exit_code),
             changed_at: from_timestamp("changed_at", s.changed_at.as_ref())?,
             memory_limit_bytes: s.memory_limit_bytes,
             cpu_limit_millicores: s.cpu_limit_millicores,
