@@ -253,6 +253,9 @@ pub(crate) fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<S
         if let Some(p) = i.progress.as_ref().filter(|_| i.names.is_empty()) {
             let _ = write!(reason, " ({})", p.what);
         }
+        if let Some(until) = i.trial_ends_at.filter(|_| i.reason.is_none() && view.running) {
+            reason = format!("on trial until {}", date(until));
+        }
         let age = if view.running { span((view.at - i.changed_at).whole_seconds().max(0)) } else { "-".into() };
         let ready = if view.running { i.replicas.to_string() } else { "-".into() };
         rows.push(vec![

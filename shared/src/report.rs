@@ -117,6 +117,9 @@ pub struct InstanceStatus {
     /// When the agent starts it again; only while it rests between two crashes.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub next_start_at: Option<OffsetDateTime>,
+    /// A new version works, and is trusted from then on; until then what worked before it comes back if it breaks.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub trial_ends_at: Option<OffsetDateTime>,
     /// What is being fetched for the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -187,6 +190,7 @@ impl InstanceStatus {
             preflight: None,
             late: None,
             next_start_at: None,
+            trial_ends_at: None,
             progress: None,
             replicas: Replicas::default(),
             scaled: None,

@@ -80,6 +80,22 @@ impl Session {
         }
     }
 
+    /// The next desired state, or number of one, that the hub sends; what came with a spec is what is reported from then on.
+    pub async fn next_desired(&mut self) -> Result<pb::Desired, Status> {
+        loop {
+            match self.answers.message().await?.and_then(|m| m.message) {
+                Some(session_response::Message::Desired(desired)) => {
+                    if !desired.spec.is_empty() {
+                        self.desired = desired.clone();
+                    }
+                    return Ok(desired);
+                }
+                Some(_) => {}
+                None => return Err(Status::aborted("the session has ended")),
+            }
+        }
+    }
+
     async fn send(&mut self, message: Message) {
         // A session that has ended takes nothing; the next answer tells why.
         drop(self.out.send(pb::SessionRequest { message: Some(message) }).await);

@@ -4,6 +4,7 @@ use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
     engine::{self, Foreign, docker, image},
+    handmade::{self, Session},
     hub::TestHub,
     wait::{eventually, stays, when},
 };
@@ -190,4 +191,28 @@ async fn docker_a_container_that_was_removed_by_hand_comes_back() {
         when(now.as_ref().is_some_and(|c| *c != first && engine::inspect(c, "{{.State.Running}}") == "true"), now)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_wish_that_is_taken_back_before_it_was_reported_comes_whole_again() {
+    let hub = TestHub::start().await;
+    let mut operator = hub.operator().await;
+    operator.site("plant").await;
+    let token = operator.enroll_token("plant").await.token;
+    let identity = handmade::enroll(hub.agents_port, &hub.root_pem(), token, "by-hand").await;
+    let config = handmade::config(&hub.root_pem(), Some(identity));
+    let mut session = Session::open(hub.agents_port, config).await.expect("it is greeted");
+    let wish = |image: &str| instance("by-hand", "a", "container", image, "");
+    operator.apply(&wish("first:1")).await;
+    let first = session.next_desired().await.expect("a session");
+    session.report(time::OffsetDateTime::UNIX_EPOCH, vec![]).await;
+    operator.host_when("by-hand", "it has the first", |h| h.observed_generation == first.generation).await;
+
+    // The host says nothing of the second before the first is wished for again.
+    operator.apply(&wish("second:1")).await;
+    let second = session.next_desired().await.expect("a session");
+    assert_ne!(second.spec_sha256, first.spec_sha256);
+    operator.apply(&wish("first:1")).await;
+    let again = session.next_desired().await.expect("a session");
+    assert_eq!((again.raise_only, &again.spec, again.generation > second.generation), (false, &first.spec, true));
 }

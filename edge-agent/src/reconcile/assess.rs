@@ -15,7 +15,7 @@ use crate::{
     runtime::{ContainerSeen, ContainerState, RuntimeError},
     workload::{Unmet, valkey::CacheSeen},
 };
-use inside::{models, node_red};
+use inside::{flows_as_they_are, models, node_red};
 use past::{age, before_of, crashes_of, exit_code, is_ended_by_us, is_looping, is_safe, lately_ended, settled, up_for};
 pub use past::{settles_in, started};
 use redforge_shared::{
@@ -49,6 +49,8 @@ pub struct Glance<'a> {
     pub back: Option<&'a Failed>,
     /// It has had its time to come up, and nothing has worked before it.
     pub overdue: bool,
+    /// A new version that goes on working is trusted then.
+    pub trial_ends_at: Option<OffsetDateTime>,
     /// What was found before the last change of exactly this spec.
     pub preflight: Option<&'a Preflight>,
     pub now: OffsetDateTime,
@@ -80,10 +82,11 @@ fn because(phase: Phase, health: Health, sync: Sync, reason: Reason) -> Verdict 
 
 /// The instance's status.
 pub fn assess(g: &Glance<'_>) -> InstanceStatus {
-    let verdict = overdue(g, gone_back(g, judge(g)));
+    let verdict = overdue(g.overdue, gone_back(g, judge(g)));
     let Verdict(phase, health, sync, reason, names) = if g.hold.is_some() { paused(verdict) } else { verdict };
     let c = g.container;
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
+    let works = (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate);
     InstanceStatus {
         name: g.spec.name.clone(),
         kind: standin::kind(g.spec.workload.kind(), &g.spec.image),
@@ -103,10 +106,17 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         preflight: g.preflight.cloned(),
         late: late(g),
         next_start_at: crashes_of(g).and_then(|k| k.rests_until),
+        trial_ends_at: g.trial_ends_at.filter(|_| works).map(|at| trial_ends_at(g, at)),
         progress: progress(g),
         replicas: Replicas::default(),
         scaled: g.scaled,
     }
+}
+
+/// Counted anew at each look, it differs by a little; what was said stays said.
+fn trial_ends_at(g: &Glance<'_>, at: OffsetDateTime) -> OffsetDateTime {
+    let said = g.before.and_then(|b| b.trial_ends_at);
+    said.filter(|said| (*said - at).abs() < time::Duration::seconds(2)).unwrap_or(at)
 }
 
 /// What is being fetched for it, and how far that is.
@@ -128,10 +138,10 @@ fn progress(g: &Glance<'_>) -> Option<Progress> {
 }
 
 /// With nothing to go back to it is left to try; that it should have come up by now is said.
-fn overdue(g: &Glance<'_>, verdict: Verdict) -> Verdict {
+fn overdue(is_overdue: bool, verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict(phase, Health::Unknown, Sync::Updating, None, names) if g.overdue => {
-            Verdict(phase, Health::Error, Sync::OutOfDate, Some(Reason::DeadlineExceeded), names)
+        Verdict(phase, Health::Unknown | Health::Error, Sync::Updating, reason, names) if is_overdue => {
+            Verdict(phase, Health::Error, Sync::OutOfDate, reason.or(Some(Reason::DeadlineExceeded)), names)
         }
         other => other,
     }
@@ -217,7 +227,7 @@ fn judge(g: &Glance<'_>) -> Verdict {
     match g.container {
         None => plain(Phase::Pending, Health::Unknown, Sync::Updating),
         Some(c) if c.hash != shape.hash => {
-            let health = if serves(c) { Health::Healthy } else { Health::Unknown };
+            let health = serving(g).1;
             match g.wanted.flow_set.filter(|digest| !g.flow_sets.contains_key(digest)) {
                 // What serves goes on until everything is here.
                 Some(digest) => {
@@ -235,7 +245,7 @@ fn judge(g: &Glance<'_>) -> Verdict {
 fn waiting(g: &Glance<'_>, hash: &str) -> Option<Verdict> {
     let broker = g.wanted.waits.as_ref()?;
     let (phase, health) = match g.container {
-        Some(c) if c.hash != hash => (phase_of(c), if serves(c) { Health::Healthy } else { Health::Unknown }),
+        Some(c) if c.hash != hash => serving(g),
         Some(c) if c.state != ContainerState::Created => return None,
         _ => (Phase::Pending, Health::Unknown),
     };
@@ -289,17 +299,16 @@ pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
 }
 
 fn unmet(g: &Glance<'_>) -> Verdict {
-    let phase = g.container.map_or(Phase::Pending, phase_of);
+    let (phase, health) = serving(g);
     match g.unmet {
         Some(Unmet::Instance(names)) => {
             Verdict(phase, Health::Error, Sync::OutOfDate, Some(Reason::WaitingForInstance), names.clone())
         }
         Some(Unmet::Secret(names)) => {
-            let health = if g.container.is_some_and(serves) { Health::Degraded } else { Health::Error };
+            let health = if health == Health::Healthy { Health::Degraded } else { Health::Error };
             Verdict(phase, health, Sync::OutOfDate, Some(Reason::SecretMissing), names.clone())
         }
         Some(Unmet::FlowSet(digest)) => {
-            let health = if g.container.is_some_and(serves) { Health::Healthy } else { Health::Unknown };
             Verdict(phase, health, Sync::Updating, Some(Reason::BlobMissing), vec![digest.to_string()])
         }
         Some(Unmet::Spec(path)) => {
@@ -310,20 +319,32 @@ fn unmet(g: &Glance<'_>) -> Verdict {
 }
 
 fn without_image(g: &Glance<'_>) -> Verdict {
-    let serving = g.container.is_some_and(serves);
-    let health = if serving { Health::Healthy } else { Health::Unknown };
+    let (phase, health) = serving(g);
     let key = job_key::image(&g.spec.image);
     // The next try gets further than the last: its bytes come.
     let comes = g.jobs.progress(&key).is_some();
     match g.jobs.failure(&key).filter(|_| !comes) {
         Some((reason, more)) => {
-            let phase = g.container.map_or(Phase::Pending, phase_of);
-            let health = if serving { Health::Degraded } else { Health::Error };
+            let health = if health == Health::Healthy { Health::Degraded } else { Health::Error };
             let names = std::iter::once(&g.spec.image).chain(more).cloned().collect();
             Verdict(phase, health, Sync::OutOfDate, Some(reason), names)
         }
         None if g.jobs.is_running(&key) => plain(Phase::Pulling, health, Sync::Updating),
-        None => plain(g.container.map_or(Phase::Pending, phase_of), health, Sync::Updating),
+        None => plain(phase, health, Sync::Updating),
+    }
+}
+
+/// What serves while something stands in the way of what shall: that its container runs is not all.
+fn serving(g: &Glance<'_>) -> (Phase, Health) {
+    let Some(c) = g.container else { return (Phase::Pending, Health::Unknown) };
+    let inside = || flows_as_they_are(g).filter(|_| serves(c));
+    match by_kind(g, c) {
+        Verdict(phase, Health::Error, ..) => (phase, Health::Error),
+        _ => match inside() {
+            Some(Verdict(phase, Health::Error, ..)) => (phase, Health::Error),
+            _ if serves(c) => (phase_of(c), Health::Healthy),
+            _ => (leaving(c), Health::Unknown),
+        },
     }
 }
 
@@ -419,5 +440,25 @@ fn silent(g: &Glance<'_>, c: &ContainerSeen) -> Verdict {
         because(Phase::Running, Health::Error, Sync::UpToDate, Reason::ProbeFailed)
     } else {
         plain(Phase::Starting, Health::Unknown, Sync::Updating)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn past_its_time_it_is_out_of_date_whether_it_is_silent_or_fails_its_probe() {
+        let probe = Some(Reason::ProbeFailed);
+        for (health, reason, then) in
+            [(Health::Unknown, None, Some(Reason::DeadlineExceeded)), (Health::Error, probe, probe)]
+        {
+            let coming = || Verdict(Phase::Starting, health, Sync::Updating, reason, vec![]);
+            let said = overdue(true, coming());
+            assert_eq!((said.1, said.2, said.3), (Health::Error, Sync::OutOfDate, then));
+            assert_eq!(overdue(false, coming()).2, Sync::Updating);
+        }
+        let works = plain(Phase::Running, Health::Healthy, Sync::Updating);
+        assert_eq!(overdue(true, works).2, Sync::Updating, "another change is on its way");
     }
 }

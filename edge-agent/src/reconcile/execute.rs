@@ -140,7 +140,7 @@ impl Deeds<'_> {
             Step::DeployFlows { instance, id, home, digest, full, credentials } => {
                 let (address, token) = self.admin(instance, id)?;
                 let flows = self.flow_sets.get(digest).ok_or_else(|| ReconcileError::Vanished(instance.clone()))?;
-                self.has_types_of(instance, (address, &token), (*digest, &flows.flows)).await?;
+                self.has_types_of((instance, home), (address, &token), (*digest, &flows.flows)).await?;
                 // Flows that end their runtime leave no answer, and lie in its volume all the same.
                 let begun = (Given::begun(*digest), self.now);
                 self.memory.set_deployed(self.ledger, instance, home, begun).await?;
@@ -209,16 +209,18 @@ impl Deeds<'_> {
         self.runtime.put_files(self.names, image, volume, &files).await.map_err(ReconcileError::Runtime)
     }
 
-    /// Flows with a type that the runtime does not know would stop those that it runs: where others have worked, they are
-    /// not given to it. With nothing to lose they are, and the runtime itself says what it lacks.
+    /// Flows with a type that the runtime does not know would stop those that it runs: where it has others, they are not
+    /// given to it. With nothing to lose they are, and the runtime itself says what it lacks.
     async fn has_types_of(
         &self,
-        instance: &Name,
+        (instance, home): (&Name, &str),
         (address, token): (IpAddr, &str),
         (digest, flows): (Digest, &Flows),
     ) -> Result<(), ReconcileError> {
-        let others = self.memory.last_good.get(instance).and_then(|g| g.spec.flow_set()).is_some_and(|d| d != digest);
-        if !others {
+        let worked = self.memory.last_good.get(instance).and_then(|good| good.spec.flow_set());
+        let known = self.memory.for_plan().deployed;
+        let given = known.get(instance).and_then(|at| at.get(home)).map(|given| given.digest);
+        if worked.into_iter().chain(given).all(|other| other == digest) {
             return Ok(());
         }
         // It does not say: the deploy will tell.

@@ -88,6 +88,7 @@ impl Reconciler {
             app: container.and_then(|c| view.apps.get(&c.id)),
             blocked: &[],
             back: view.chosen.back.get(&spec.name),
+            trial_ends_at: self.trial_ends_at(view, memory, wanted),
             overdue: self.trials.get(&spec.name).is_some_and(|t| t.overdue && t.spec == wanted.spec),
             preflight: self.said.get(&spec.name).filter(|(spec, _)| *spec == wanted.spec).map(|(_, p)| p),
             now: self.deps.clock.now(),

@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 mod attempt;
@@ -87,6 +88,8 @@ impl Reconciler {
                     tracing::info!(instance.name = %wanted.name, s = limit.as_secs(), "has worked for its time: what to go back to");
                     self.trials.remove(&wanted.name);
                     self.remember_good(view, wanted, memory).await?;
+                    // The status tells of the trial.
+                    ended = true;
                 }
                 (verdict, Some(broken)) if verdict == Verdict::Failed || is_hopeless(broken, attempt.age(now)) => {
                     self.trials.remove(&wanted.name);
@@ -139,6 +142,17 @@ impl Reconciler {
             memory.set_crashes(&self.deps.ledger, &c.id, forgiven).await?;
         }
         Ok(())
+    }
+
+    /// When this version is trusted if it goes on working; none: it is not on trial.
+    pub(super) fn trial_ends_at(&self, view: &View, memory: &Remembered, wanted: &Wanted) -> Option<OffsetDateTime> {
+        let Blueprint::Ready(shape) = &wanted.blueprint else { return None };
+        if Ways::of(wanted, shape, view, memory) != Ways::Back {
+            return None;
+        }
+        let its = self.trials.get(&wanted.name).filter(|t| t.spec == wanted.spec);
+        let left = its.and_then(|t| t.trusted_in(Instant::now()));
+        Some(self.deps.clock.now() + left.unwrap_or_else(|| self.time_of(wanted, memory).1))
     }
 
     /// The next moment at which something ends by itself: a trial, the rest between two crashes, or the time after which one

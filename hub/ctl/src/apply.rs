@@ -46,7 +46,7 @@ pub async fn run(settings: &Connection, a: &Apply) -> Outcome {
     manifests.flow_sets.iter().for_each(flow_sets::describe);
     if a.wait.wait {
         let before = before.changed(applied.iter().any(|r| r.action() != Action::Unchanged));
-        wait::until_as_desired(&mut admin, &manifests.instances, before, a.wait.timeout).await?;
+        wait::until_as_desired(&mut admin, &manifests.instances, before, &a.wait).await?;
     }
     Ok(())
 }

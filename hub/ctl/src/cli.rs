@@ -87,6 +87,9 @@ pub struct Wait {
     /// Wait until the instances run as desired
     #[arg(long)]
     pub wait: bool,
+    /// With --wait: also until a new version has worked for its time, and the host no longer takes it back by itself
+    #[arg(long, requires = "wait")]
+    pub trusted: bool,
     /// How long to wait: 90s, 5m, 1h
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::words::duration)]
     pub timeout: std::time::Duration,

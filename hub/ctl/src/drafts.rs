@@ -88,7 +88,7 @@ pub async fn adopt(settings: &Connection, a: &Adopt) -> Outcome {
         done.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
     }
     if a.wait.wait {
-        wait::until_as_desired(&mut admin, &touched, before.changed(done.changed), a.wait.timeout).await?;
+        wait::until_as_desired(&mut admin, &touched, before.changed(done.changed), &a.wait).await?;
     }
     Ok(())
 }

@@ -96,7 +96,7 @@ mod tests {
             no_modules: false,
             to: vec!["edge-1".into(), "edge-2".into()],
             image: None,
-            wait: crate::cli::Wait { wait: false, timeout: std::time::Duration::ZERO },
+            wait: crate::cli::Wait { wait: false, trusted: false, timeout: std::time::Duration::ZERO },
         };
         let expected =
             r"redforgectl flowset push first 'ann'\''s flows.json' --modules nodes --to edge-1 --to edge-2 --wait";

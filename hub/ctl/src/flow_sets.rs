@@ -56,7 +56,7 @@ pub async fn push(settings: &Connection, a: &Push) -> Outcome {
     touched.dedup();
     if a.wait.wait {
         let before = before.changed(done.changed || !changed.is_empty());
-        wait::until_as_desired(&mut admin, &touched, before, a.wait.timeout).await?;
+        wait::until_as_desired(&mut admin, &touched, before, &a.wait).await?;
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub async fn run(settings: &Connection, a: &Rollback) -> Outcome {
     let back = admin.rollback_instance(request).await?.into_inner();
     output::line(&format!("{name} is what revision {} was, now revision {}", back.from_revision, back.revision));
     if a.wait.wait {
-        wait::until_as_desired(&mut admin, &names, before, a.wait.timeout).await?;
+        wait::until_as_desired(&mut admin, &names, before, &a.wait).await?;
     }
     Ok(())
 }
@@ -53,7 +53,7 @@ pub async fn flow_set(settings: &Connection, a: &FlowSetRollback) -> Outcome {
         back.instances.iter().for_each(|i| output::say(&format!("{i} gets this revision")));
     }
     if a.wait.wait {
-        wait::until_as_desired(&mut admin, &touched, before.changed(back.changed), a.wait.timeout).await?;
+        wait::until_as_desired(&mut admin, &touched, before.changed(back.changed), &a.wait).await?;
     }
     Ok(())
 }

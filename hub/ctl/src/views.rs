@@ -71,6 +71,9 @@ fn phase(s: &pb::InstanceStatus, fresh: bool) -> Cell {
 fn reason(s: &pb::InstanceStatus) -> String {
     match (&s.progress, s.reason == 0 && s.names.is_empty() && s.hold.is_none()) {
         (Some(p), true) => p.what.clone(),
+        (None, true) if s.trial_ends_at.is_some() => {
+            format!("on trial until {}", words::time(s.trial_ends_at.as_ref()))
+        }
         _ => instance_why(s),
     }
 }
@@ -280,7 +283,8 @@ fn instance_json(i: &pb::Instance) -> Value {
                "memoryLimitBytes": s.memory_limit_bytes, "cpuLimitMillicores": s.cpu_limit_millicores,
                "messagesDropped": s.messages_dropped, "hold": s.hold.as_ref().map_or(Value::Null, hold_json),
                "preflight": s.preflight.as_ref().map(preflight_json), "late": words::step(s.late),
-               "nextStartAt": words::time(s.next_start_at.as_ref()), "progress": s.progress.clone().map(progress_json),
+               "nextStartAt": words::time(s.next_start_at.as_ref()),
+               "trialEndsAt": words::time(s.trial_ends_at.as_ref()), "progress": s.progress.clone().map(progress_json),
                "replicas": {"ready": s.replicas_ready, "desired": s.replicas_desired, "total": s.replicas_total},
                "scaled": scaled_json(s)})
     });

@@ -2,6 +2,7 @@
 //!
 //! A report that is older than the change proves nothing: the host must have taken up a generation above the one before.
 use crate::{
+    cli::Wait,
     connection::Admin,
     failure::{Exit, Failure, Outcome},
     output, views, words,
@@ -51,6 +52,8 @@ impl Before {
 
 enum Now {
     AsDesired,
+    /// And taken back by its host if it breaks before then.
+    OnTrial(String),
     Failed(String),
     Underway(String),
 }
@@ -76,7 +79,8 @@ pub async fn until_taken_up(admin: &mut Admin, instance: &str, before: &Before, 
 }
 
 /// Waits, with a line on standard error for every change.
-pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: Before, limit: Duration) -> Outcome {
+pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: Before, wait: &Wait) -> Outcome {
+    let limit = wait.timeout;
     let began = Instant::now();
     let settled = || before.nothing_changed || began.elapsed() > SETTLED;
     let mut said: BTreeMap<&str, String> = BTreeMap::new();
@@ -86,6 +90,15 @@ pub async fn until_as_desired(admin: &mut Admin, instances: &[String], before: B
         for name in instances {
             let (state, text) = match look(admin, name, &before, settled()).await? {
                 Now::AsDesired => ("done", "runs as desired".to_owned()),
+                Now::OnTrial(until) => {
+                    let text = format!("runs as desired, on trial until {until}");
+                    if wait.trusted {
+                        open.push(format!("{name}: {text}"));
+                        ("waiting", text)
+                    } else {
+                        ("done", format!("{text}: the host takes it back by itself if it breaks before then"))
+                    }
+                }
                 Now::Failed(why) => {
                     failed.push(format!("{name}: {why}"));
                     ("failed", why)
@@ -137,7 +150,12 @@ async fn look(admin: &mut Admin, name: &str, before: &Before, settled: bool) -> 
         reason => format!(" ({reason}: {})", s.names.join(", ")),
     };
     Ok(match (health.as_str(), sync.as_str()) {
+        ("Healthy", "UpToDate") if s.trial_ends_at.is_some() => Now::OnTrial(words::time(s.trial_ends_at.as_ref())),
         ("Healthy", "UpToDate") => Now::AsDesired,
+        // It is left to try, and may come up yet; nobody need wait for it.
+        ("Error", _) if s.late() == pb::ChangeStep::Healthy => {
+            Now::Failed(format!("{phase}, {health}, {sync}{why}, out of time: {}", words::step(s.late)))
+        }
         (_, "Failed" | "RolledBack") => Now::Failed(format!("{phase}, {health}, {sync}{why}")),
         _ => Now::Underway(format!("{phase}, {health}, {sync}{why}")),
     })

@@ -328,6 +328,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         preflight: None,
         late: None,
         next_start_at: None,
+        trial_ends_at: None,
         progress: None,
         replicas: Default::default(),
         scaled: None,

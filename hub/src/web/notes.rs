@@ -71,6 +71,10 @@ pub fn notes(s: &pb::InstanceStatus, drafts: &[&pb::FlowSetDraft]) -> Vec<Note> 
         let text = format!("{}: {p}", p.what);
         Note::new("plain", "Fetching", text)
     }));
+    notes.extend(at(s.trial_ends_at.as_ref()).map(|end| {
+        let text = format!("until {}; the version before comes back by itself if it breaks", moment(end));
+        Note::new("plain", "On trial", text)
+    }));
     notes.extend(s.scaled.as_ref().and_then(Scaled::from_wire).map(|s| Note::new("plain", "Replicas", s.to_string())));
     notes.extend(drafts.iter().map(|d| {
         let id = draft_id(d);

@@ -99,3 +99,36 @@ fn every_example_and_every_manifest_in_the_documents_can_be_read() {
     }
     assert!(seen > 10, "only {seen} manifests were found");
 }
+
+/// Where a page's links within the repository lead that is not there.
+fn dead_links(page: &Path, text: &str) -> Vec<String> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+    let path = |link: &str| link.split('#').next().unwrap_or_default().to_owned();
+    let within = links.filter(|link| !link.contains("://") && !link.starts_with('#')).map(path);
+    within.filter(|link| !page.parent().expect("a folder").join(link).exists()).collect()
+}
+
+#[test]
+fn the_readme_leads_to_every_page_and_no_link_leads_nowhere() {
+    let readme = root().join("README.md");
+    let front = fs::read_to_string(&readme).expect("text");
+    assert_eq!(
+        dead_links(&readme, "[a](docs/how-to/nothing.md) [b](Makefile#x) [c](https://a.b/c)"),
+        ["docs/how-to/nothing.md"]
+    );
+    let mut pages = vec![readme];
+    pages.extend(files(&root().join("docs"), "md"));
+    let dead: Vec<_> = pages
+        .iter()
+        .flat_map(|page| {
+            dead_links(page, &fs::read_to_string(page).expect("text")).into_iter().map(|to| (page.clone(), to))
+        })
+        .collect();
+    assert!(dead.is_empty(), "{dead:#?}");
+    for folder in ["docs/how-to", "docs/explanation"] {
+        for page in files(&root().join(folder), "md") {
+            let link = page.strip_prefix(root()).expect("below it").display().to_string();
+            assert!(front.contains(&format!("]({link})")), "the README does not lead to {link}");
+        }
+    }
+}

@@ -47,9 +47,16 @@ async fn docker_flows_that_end_their_runtime_leave_it_in_safe_mode_until_they_ar
     assert!(runtime.flows()["flows"].to_string().contains("by the author"), "the flows can be read");
     assert_eq!(answers(&runtime).await, Ok(404), "and do not run");
 
-    // Repaired: in the same run of the same container.
+    // Held, it is no better for it, whatever waits to be given.
+    assert!(agent.edge(&["hold", "flows", "--for", "1h", "--reason", "story"]).status.success());
     ctl.file("flows.json", flows("").to_string());
-    ctl.run(&["flowset", "push", "loop", "flows.json", "--wait"]).good();
+    ctl.run(&["flowset", "push", "loop", "flows.json"]).good();
+    let held = |s: &pb::InstanceStatus| s.sync() == pb::Sync::Paused && s.reason() == pb::StatusReason::BlobMissing;
+    let status = operator.instance_when("press-1", "flows", "it is held, and the flows wait", held).await;
+    assert_eq!((status.phase(), status.health()), (pb::Phase::Safe, pb::Health::Error), "{status:?}");
+    assert!(agent.edge(&["release", "flows"]).status.success());
+
+    // Repaired: in the same run of the same container.
     eventually("the repaired flows answer", async || {
         let now = answers(&runtime).await;
         when(now == Ok(200), now)

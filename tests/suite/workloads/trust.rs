@@ -128,6 +128,23 @@ async fn docker_flows_that_break_after_they_came_up_make_way_for_those_before_wi
     // What works is trusted, and then it is what others go back to.
     operator.push_flows("ping", &flows("better", Kind::Good)).await.expect("a plain export");
     eventually("the better flows answer", async || when(visitor.said() == "better", visitor.said())).await;
+    let on_trial = |s: &pb::InstanceStatus| s.sync() == pb::Sync::UpToDate && s.trial_ends_at.is_some();
+    operator.instance_when("press-1", "flows", "the better flows are on trial", on_trial).await;
+    // What lacks a node is not given to a runtime that has others, trusted or not.
+    visitor.longest_outage();
+    operator.push_flows("ping", &flows("lacks", Kind::Lacks)).await.expect("a plain export");
+    let back = |s: &pb::InstanceStatus| s.sync() == pb::Sync::RolledBack && s.names == ["nobody-has-this"];
+    operator.instance_when("press-1", "flows", "they are refused by name", back).await;
+    eventually("what was trusted answers", async || when(visitor.said() == "good", visitor.said())).await;
+    let outage = visitor.longest_outage();
+    println!("outage: lacks, beside flows on trial: {} ms", outage.as_millis());
+    assert!(outage < Duration::from_secs(2), "{outage:?}");
+
+    // What works for its time is trusted, and no longer on trial.
+    operator.push_flows("ping", &flows("better still", Kind::Good)).await.expect("a plain export");
+    eventually("the best flows answer", async || when(visitor.said() == "better still", visitor.said())).await;
+    let trusted = |s: &pb::InstanceStatus| s.sync() == pb::Sync::UpToDate && s.trial_ends_at.is_none();
+    operator.instance_when("press-1", "flows", "the best flows are trusted", trusted).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What runs inside the right container, in the words of a report: the flows of a Node-RED, the models of an Ollama.
 use super::super::{
     clean_up::model_key,
+    observe::AppSeen,
     plan::{Blueprint, job_key},
     reduce::{last_given, was_given},
 };
@@ -47,6 +48,12 @@ pub fn node_red(g: &Glance<'_>, w: &NodeRed, seen: &NodeRedSeen) -> Verdict {
     let credentials = seen.credentials_wrong;
     let parts = [(edited, "flows"), (credentials, "credentials"), (settings, "settings"), (modules, "modules")];
     drifted(flows_run(Some(set), seen, runtime), parts)
+}
+
+/// What a Node-RED says of the flows that it has, whichever it shall have.
+pub fn flows_as_they_are(g: &Glance<'_>) -> Option<Verdict> {
+    let Some(AppSeen::NodeRed(seen)) = g.app else { return None };
+    Some(flows_run(None, seen, seen.runtime.as_ref().filter(|_| seen.answers)?))
 }
 
 /// What somebody changed at the host is named; what is worse than that is said instead.

@@ -27,10 +27,14 @@ async fn what_worked_is_remembered_until_the_new_one_has_worked_for_its_time() {
         agent.passes(8).await;
         assert_eq!((agent.status("a").sync, images_running(&engine)), (Sync::UpToDate, vec!["sha256:box2".to_owned()]));
         assert_eq!(good(&agent).as_deref(), Some("box"), "trusted at once");
+        let said = agent.status("a").trial_ends_at.expect("it is on trial, and says so");
+        agent.passes(3).await;
+        assert_eq!(agent.status("a").trial_ends_at, Some(said), "each report would be another");
         assert!(agent.reconciler.sooner(LONG * 2) <= LONG, "its time ends unseen");
         agent.reconciler.deps.deadlines.healthy = Duration::ZERO;
-        agent.passes(1).await;
+        agent.passes(2).await;
         assert_eq!(good(&agent).as_deref(), Some("box2"));
+        assert_eq!(agent.status("a").trial_ends_at, None);
     }
 }
 

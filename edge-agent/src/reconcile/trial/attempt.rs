@@ -74,6 +74,11 @@ impl Attempt {
         now.saturating_duration_since(self.begun)
     }
 
+    /// How long until it is trusted, while all of it works.
+    pub fn trusted_in(&self, now: Instant) -> Option<Duration> {
+        Some((self.works_since? + self.limit).saturating_duration_since(now))
+    }
+
     /// When it ends if nothing changes; none: when more of it is there.
     pub fn ends_at(&self) -> Option<Instant> {
         let breaks = || self.broken.then(|| self.looked + self.limit.saturating_sub(self.spent));

@@ -77,6 +77,7 @@ fn instance(name: &str) -> InstanceStatus {
         preflight: None,
         late: None,
         next_start_at: None,
+        trial_ends_at: None,
         progress: None,
         replicas: Default::default(),
         scaled: None,

@@ -6,7 +6,7 @@ use crate::{
     sessions::Live,
     store::reports::{Report, Saved},
 };
-use redforge_shared::{error::Chain, wire::pb};
+use redforge_shared::{error::Chain, ids::Digest, wire::pb};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,8 @@ pub(super) struct Conversation<'a> {
     agent: delivery::Agent,
     /// Generation and kind of what was sent last, so that nothing is sent twice.
     told: Option<(u64, Told)>,
+    /// The spec that was sent last; its report may be on its way.
+    sent: Option<Digest>,
     pending: Option<Report>,
     store_at: Instant,
 }
@@ -42,7 +44,7 @@ enum Told {
 impl<'a> Conversation<'a> {
     pub(super) fn new(service: &'a Service, peer: &'a PeerHost, down: &'a Down, hello: HelloSaid) -> Self {
         let agent = delivery::Agent { generation: hello.generation, sha256: hello.sha256 };
-        Self { service, peer, down, hello, agent, told: None, pending: None, store_at: Instant::now() }
+        Self { service, peer, down, hello, agent, told: None, sent: None, pending: None, store_at: Instant::now() }
     }
 
     /// Runs until either side ends it.
@@ -148,7 +150,12 @@ impl<'a> Conversation<'a> {
             paused: d.agent_ahead,
         });
         let number = hub.map_or(0, |h| h.generation);
-        let (told, message) = match (delivery::decide(hub, self.agent), desired) {
+        let mut due = delivery::decide(hub, self.agent);
+        // What the agent said may be older than what it was sent since: a number alone would be that of another spec.
+        if due == Delivery::RaiseAgent && self.sent.is_some_and(|sent| hub.is_some_and(|h| h.sha256 != sent)) {
+            due = Delivery::Send;
+        }
+        let (told, message) = match (due, desired) {
             (Delivery::Nothing, _) | (Delivery::Send | Delivery::RaiseAgent, None) => return Ok(()),
             (Delivery::Send, Some(d)) => (
                 Told::Spec,
@@ -190,6 +197,9 @@ impl<'a> Conversation<'a> {
         send(self.down, pb::session_response::Message::Desired(message)).await?;
         tracing::debug!(host.name = self.peer.name, generation = number, what = ?told, "desired state sent");
         self.told = Some((number, told));
+        if told == Told::Spec {
+            self.sent = hub.map(|h| h.sha256);
+        }
         Ok(())
     }
 
