@@ -6,10 +6,14 @@ use crate::{
     place::{Process, is_root, run, text},
     wait::eventually,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs,
+    net::TcpListener,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::Command,
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -90,23 +94,32 @@ impl OwnEngine {
         ["nsenter", "--net", "-t", &self.inside(), "--"].map(str::to_owned).to_vec()
     }
 
-    fn try_docker(&self, args: &[&str]) -> Result<String, String> {
+    /// Listens on this port of 127.0.0.1 as those inside see it. What is handed on from there is their only way out.
+    pub fn listen(&self, port: u16) -> TcpListener {
+        let space = fs::File::open(format!("/proc/{}/ns/net", self.inside())).expect("it runs");
+        // A socket stays in the space it was made in; the thread that made it ends.
+        let made = std::thread::spawn(move || {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("an engine needs root");
+            TcpListener::bind(("127.0.0.1", port)).expect("nobody else is inside")
+        });
+        made.join().expect("it says why not")
+    }
+
+    /// Runs `docker` on this engine; its text when it fails.
+    pub fn try_docker(&self, args: &[&str]) -> Result<String, String> {
         let socket = format!("unix://{}", self.socket().display());
         let out = run(Command::new("docker").args(["-H", &socket]).args(args), Duration::from_secs(120));
         if out.status.success() { Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned()) } else { Err(text(&out)) }
     }
 
-    /// Runs `docker` on this engine; panics when it fails.
-    pub fn docker(&self, args: &[&str]) -> String {
-        self.try_docker(args).unwrap_or_else(|e| panic!("docker {args:?} on the own engine: {e}"))
-    }
-
-    /// Brings images of the machine's engine here.
-    pub fn bring(&self, images: &[String]) {
+    /// Brings images of the machine's engine here, beside what else is done.
+    pub fn bring(&self, images: &[String]) -> JoinHandle<()> {
         let socket = self.socket();
         let script = format!("docker save {} | docker -H unix://{} load", images.join(" "), socket.display());
-        let out = run(Command::new("sh").args(["-c", &script]), Duration::from_secs(180));
-        assert!(out.status.success(), "{}", text(&out));
+        std::thread::spawn(move || {
+            let out = run(Command::new("sh").args(["-c", &script]), Duration::from_secs(180));
+            assert!(out.status.success(), "{}", text(&out));
+        })
     }
 }
 

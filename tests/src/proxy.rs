@@ -66,6 +66,16 @@ impl Proxy {
     /// Listens on a free port of 127.0.0.1 and forwards to `target`.
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        Self::between(listener.into_std().expect("just bound"), target)
+    }
+
+    /// Takes what comes here, and forwards it to `target_port` of 127.0.0.1.
+    pub fn on(listener: std::net::TcpListener, target_port: u16) -> Self {
+        listener.set_nonblocking(true).expect("just bound");
+        Self::between(listener, SocketAddr::from(([127, 0, 0, 1], target_port)))
+    }
+
+    fn between(listener: std::net::TcpListener, target: SocketAddr) -> Self {
         let port = listener.local_addr().expect("bound").port();
         let (weather, seen) = watch::channel(Weather::Clear);
         let (released, release) = watch::channel(());
@@ -82,7 +92,6 @@ impl Proxy {
         };
         // A thread of its own: a story may wait for a command that speaks through this proxy.
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = listener.into_std().expect("just bound");
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {

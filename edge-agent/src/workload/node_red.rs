@@ -42,6 +42,8 @@ const UID: u32 = 1000;
 const EDITOR: &str = include_str!("node_red/editor.js");
 /// What Node-RED needs beside its JavaScript heap.
 const BESIDE_HEAP_BYTES: u64 = 128 << 20;
+/// How long what flows keep waits until it lies on the disk: what a power cut may take. Node-RED's own is 30.
+const STORE_FLUSH_S: u32 = 10;
 /// Heap when the container has no limit.
 const DEFAULT_HEAP_MIB: u64 = 512;
 
@@ -149,7 +151,7 @@ fn settings(token: &str, credential_secret: &str) -> String {
             "modules": { "allowInstall": false },
         },
         "functionExternalModules": false,
-        "contextStorage": { "default": { "module": "memory" }, "persistent": { "module": "localfilesystem" } },
+        "contextStorage": { "default": { "module": "memory" }, "persistent": { "module": "localfilesystem", "config": { "flushInterval": STORE_FLUSH_S } } },
         "diagnostics": { "enabled": true, "ui": false },
         "runtimeState": { "enabled": true, "ui": false },
         "telemetry": { "enabled": false, "updateNotification": false },

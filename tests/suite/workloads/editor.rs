@@ -86,6 +86,8 @@ fn up_to_date(s: &pb::InstanceStatus) -> bool {
 }
 
 struct Site {
+    /// The image of its Node-RED.
+    major: &'static str,
     hub: TestHub,
     agent: TestAgent,
     operator: Operator,
@@ -93,22 +95,22 @@ struct Site {
     editor: Editor,
 }
 
-fn manifest(port: u16, more: &str) -> String {
+fn manifest(major: &str, port: u16, more: &str) -> String {
     let section = format!("  ports: [{{container: 1880, host: {port}}}]\n  nodeRed:\n    flowSet: speak\n{more}");
-    instance("press-1", "flows", "node-red", &image("node-red"), &section)
+    instance("press-1", "flows", "node-red", &image(major), &section)
 }
 
 impl Site {
-    async fn start() -> Self {
+    async fn with(major: &'static str) -> Self {
         let hub = TestHub::start().await;
         let agent = TestAgent::start(&hub, "press-1").await;
         let mut operator = hub.operator().await;
         operator.push_flows("speak", &speaking_flow()).await.expect("a plain export");
         let editor = Editor { port: free_port() };
-        operator.apply(&(broker("press-1") + &manifest(editor.port, ""))).await;
+        operator.apply(&(broker("press-1") + &manifest(major, editor.port, ""))).await;
         operator.instance_when("press-1", "flows", "as desired", up_to_date).await;
         let ctl = Ctl::new(&hub);
-        Self { hub, agent, operator, ctl, editor }
+        Self { major, hub, agent, operator, ctl, editor }
     }
 
     fn urls(&self) -> Vec<String> {
@@ -125,9 +127,19 @@ impl Site {
 
 #[tokio::test]
 async fn docker_the_editor_opens_once_for_one_person_and_its_end_throws_no_edit_away() {
-    let mut site = Site::start().await;
+    opens_once(Site::with("node-red").await, "4.1.").await;
+}
+
+#[tokio::test]
+async fn docker_the_editor_of_node_red_5_opens_once_too_and_its_end_throws_no_edit_away() {
+    opens_once(Site::with("node-red-5").await, "5.").await;
+}
+
+async fn opens_once(mut site: Site, version: &str) {
     let runtime = NodeRed { container: site.agent.container("flows").expect("it runs") };
     let run = runtime.run();
+    let settings = runtime.script("done(await admin('GET', '/settings'))");
+    assert!(settings["version"].as_str().is_some_and(|v| v.starts_with(version)), "{}", settings["version"]);
 
     // Fleet mode: nobody gets in, with whatever name.
     for user in ["redforge-agent", "admin", "developer-00000000"] {
@@ -192,13 +204,13 @@ async fn docker_the_editor_opens_once_for_one_person_and_its_end_throws_no_edit_
 
 #[tokio::test]
 async fn docker_an_open_editor_closes_by_itself_with_the_hub_away() {
-    let mut site = Site::start().await;
+    let mut site = Site::with("node-red").await;
     let hash = Digest::of(b"by hand");
     let until = SystemClock.now() + Duration::from_secs(15);
     let developer = Developer { until: until.replace_nanosecond(0).expect("whole"), password_sha256: Some(hash) };
     let developer = serde_json::to_value(&developer).expect("JSON");
     let known = site.operator.host("press-1").await.expect("known").generation;
-    site.operator.apply(&manifest(site.editor.port, &format!("    developer: {developer}\n"))).await;
+    site.operator.apply(&manifest(site.major, site.editor.port, &format!("    developer: {developer}\n"))).await;
     site.operator.host_when("press-1", "the host knows", |h| h.observed_generation > known).await;
     site.hub.stop().await;
     let token = site.editor.login(&user_of(hash), "by%20hand").expect("the password opens it");

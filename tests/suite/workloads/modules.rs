@@ -13,7 +13,7 @@ use redforge_tests::{
     wait::{eventually, when},
 };
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const MODULE: &str = "node-red-contrib-shift";
 const FLOWS: &str = r#"[{"id":"t","type":"tab","label":"Word"},
@@ -164,4 +164,79 @@ async fn docker_a_missing_module_is_named_and_what_worked_serves() {
     println!("outage: flow set without its module: {} ms", outage.as_millis());
     assert!(outage < Duration::from_secs(90), "{outage:?}");
     ctl.run(&["flowset", "push", "word", "flows/flows.json", "--wait"]).good();
+}
+
+/// Gives the http node another address, as a person in the editor does.
+fn edit(runtime: &NodeRed, url: &str) {
+    let mut flows = runtime.flows()["flows"].clone();
+    let node = flows.as_array_mut().expect("nodes").iter_mut().find(|n| n["id"] == "in").expect("the http node");
+    node["url"] = json!(url);
+    runtime.deploy(&flows, None, "flows");
+}
+
+/// The module files of a folder that was pulled, by their names.
+fn tarballs(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+    let all = std::fs::read_dir(folder.join("modules")).expect("modules were pulled").flatten();
+    let read =
+        |e: std::fs::DirEntry| (e.file_name().to_string_lossy().into(), std::fs::read(e.path()).expect("a file"));
+    all.map(read).collect()
+}
+
+/// Waits for a draft, takes its files home, and finds the edit and the modules of revision 1 there.
+async fn takes_home(ctl: &Ctl, draft: &str, url: &str) {
+    eventually("the draft is listed", async || {
+        let drafts = ctl.run(&["flowset", "drafts", "word", "-o", "json"]).json();
+        when(drafts[0]["name"] == format!("flowsets/word/drafts/{draft}"), drafts)
+    })
+    .await;
+    ctl.run(&["flowset", "pull", "word", "--draft", draft, "-o", draft]).good();
+    let folder = ctl.dir().join(draft);
+    let flows = std::fs::read_to_string(folder.join("flows.json")).expect("it was pulled");
+    assert!(flows.contains(&format!("\"url\": \"{url}\"")), "{flows}");
+    ctl.run(&["flowset", "pull", "word", "--revision", "1", "-o", "first", "--force"]).good();
+    let pushed = tarballs(&ctl.dir().join("first"));
+    assert_eq!((tarballs(&folder), pushed.len()), (pushed, 2));
+}
+
+#[tokio::test]
+async fn docker_edited_flows_come_up_with_their_modules_and_can_be_pulled_and_pushed() {
+    let mut hub = TestHub::start().await;
+    let mut agent = TestAgent::start(&hub, "press-1").await;
+    let mut operator = hub.operator().await;
+    let (ctl, port) = (Ctl::new(&hub), free_port());
+    installed(&ctl, "1.0.0", "one");
+    ctl.run(&["flowset", "push", "word", "flows/flows.json"]).good();
+    operator.apply(&manifest(port, "adopt")).await;
+    operator.instance_when("press-1", "flows", "as desired", up_to_date).await;
+    let runtime = NodeRed { container: agent.container("flows").expect("it runs") };
+    let run = runtime.run();
+    edit(&runtime, "/adopted");
+    takes_home(&ctl, "1", "/adopted").await;
+    let said = ctl.run(&["flowset", "push", "word", "1", "--wait"]).good();
+    assert!(said.contains("revision 2"), "{said}");
+    says(&Visitor::of_page(port, "/adopted"), "one").await;
+
+    // In developer mode, with the hub away: the edit is kept at the host, and comes up from there.
+    operator.apply(&manifest(port, "enforce")).await;
+    ctl.run(&["editor", "press-1/flows", "--for", "10m"]).good();
+    let fleets = runtime.flows()["flows"].clone();
+    hub.stop().await;
+    edit(&runtime, "/kept");
+    eventually("the edit is kept at the host", async || {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let path = agent.state().join("ledger.db");
+        let c = rusqlite::Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
+        let kept: u32 = c.query_row("SELECT count(*) FROM kept_draft", [], |r| r.get(0)).map_err(|e| e.to_string())?;
+        when(kept == 1, kept.to_string())
+    })
+    .await;
+    agent.kill9();
+    // Nothing of it is in the runtime any more.
+    runtime.deploy(&fleets, None, "flows");
+    agent.up().await;
+    hub.up().await;
+    takes_home(&ctl, "2", "/kept").await;
+    ctl.run(&["flowset", "push", "word", "2", "--wait"]).good();
+    says(&Visitor::of_page(port, "/kept"), "one").await;
+    assert_eq!(runtime.run(), run, "the modules are those of before: no edit and no push needed a restart");
 }

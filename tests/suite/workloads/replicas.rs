@@ -1,9 +1,11 @@
 //! Several containers of one instance: they share a topic, and their number follows the load with nobody's help.
 use crate::words::{broker, instance};
+use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
     engine::{self, image},
     hub::TestHub,
+    node_red::NodeRed,
     wait::{eventually, eventually_within, when},
 };
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
@@ -47,6 +49,35 @@ fn crew(host: &str, image: &str, more: &str) -> String {
     instance(host, "crew", "container", image, &section)
 }
 
+/// The same as a flow author writes it: a shared `mqtt in`, and the client id that the agent gave. Says its version too.
+fn crew_flows(version: u32) -> Vec<u8> {
+    let pass = format!(
+        "return {{topic: 'work/done', payload: {{id: msg.payload.id, by: env.get('REDFORGE_REPLICA') + '.{version}'}}}};"
+    );
+    json!([
+        {"id": "t", "type": "tab", "label": "Crew"},
+        {"id": "b", "type": "mqtt-broker", "name": "site", "broker": "${REDFORGE_MQTT_HOST}",
+         "port": "${REDFORGE_MQTT_PORT}", "clientid": "${REDFORGE_CLIENT_ID}", "autoConnect": true, "usetls": false,
+         "protocolVersion": "4", "keepalive": "60", "cleansession": true},
+        {"id": "take", "type": "mqtt in", "z": "t", "x": 1, "y": 1, "name": "", "topic": "$share/crew/work/jobs",
+         "qos": "1", "datatype": "json", "broker": "b", "inputs": 0, "wires": [["do"]]},
+        {"id": "do", "type": "function", "z": "t", "x": 1, "y": 1, "name": "", "func": pass, "initialize": "",
+         "finalize": "", "outputs": 1, "libs": [], "noerr": 0, "wires": [["done"]]},
+        {"id": "done", "type": "mqtt out", "z": "t", "x": 1, "y": 1, "name": "", "topic": "", "qos": "1",
+         "retain": "", "broker": "b", "wires": []}
+    ])
+    .to_string()
+    .into_bytes()
+}
+
+/// Id and start of each container of the crew.
+fn runs(agent: &TestAgent) -> BTreeSet<String> {
+    let host = format!("label=redforge.host={}", agent.host_id);
+    let ids =
+        engine::docker(&["ps", "-q", "--no-trunc", "--filter", &host, "--filter", "label=redforge.instance=crew"]);
+    ids.lines().map(|id| engine::inspect(id, "{{.Id}} {{.State.StartedAt}}")).collect()
+}
+
 /// Node.js with its MQTT client, out of the image of Node-RED; goes with the value.
 struct NodeImage(String);
 
@@ -86,7 +117,7 @@ impl Foreman {
         let address = engine::address(&agent.container("broker").expect("it runs"));
         let mut options = MqttOptions::new("foreman", address, 1883);
         options.set_credentials(get("REDFORGE_MQTT_USER"), get("REDFORGE_MQTT_PASSWORD"));
-        options.set_clean_session(false).set_inflight(200);
+        options.set_clean_session(false).set_inflight(200).set_keep_alive(Duration::from_secs(600));
         let (client, events) = AsyncClient::new(options, 1000);
         client.subscribe("work/done", QoS::AtLeastOnce).await.expect("the client lives");
         let mut foreman = Self { client, events, sent: 0, acked: 0, done: BTreeMap::new() };
@@ -233,12 +264,65 @@ async fn docker_three_replicas_are_replaced_one_after_another_and_all_are_found_
     eventually_within(Duration::from_secs(150), "all three are new", async || {
         let web = operator.instance("press-1", "web").await.map_err(|e| e.to_string())?.status.unwrap_or_default();
         fewest = fewest.min(web.replicas_ready);
-        let new = web.replicas_total == 3
-            && web.replicas_ready == 3
-            && i32::from(redforge_shared::wire::pb::Sync::UpToDate) == web.sync;
+        let new = web.replicas_total == 3 && web.replicas_ready == 3 && i32::from(pb::Sync::UpToDate) == web.sync;
         let said = ask();
         when(new && said.starts_with("two "), format!("{web:?} {said}"))
     })
     .await;
     assert_eq!(fewest, 3, "fewer than three served meanwhile");
+}
+
+#[tokio::test]
+async fn docker_three_node_red_share_a_topic_get_other_flows_hot_and_become_one() {
+    let hub = TestHub::start().await;
+    let agent = TestAgent::start(&hub, "press-1").await;
+    let mut operator = hub.operator().await;
+    operator.push_flows("crew", &crew_flows(1)).await.expect("a plain export");
+    let crew = |replicas: u32| {
+        let more = format!("  replicas: {replicas}\n  nodeRed: {{flowSet: crew}}\n");
+        instance("press-1", "crew", "node-red", &image("node-red"), &more)
+    };
+    operator.apply(&(broker("press-1") + &crew(3))).await;
+    eventually_within(Duration::from_secs(150), "three run", async || counts(&agent, 3, 3)).await;
+    let three = runs(&agent);
+    let mut foreman = Foreman::new(&agent).await;
+    // Who did how many, by the version of the flows.
+    let by = |f: &Foreman, who: &str| f.done.values().flatten().filter(|by| *by == who).count();
+    let all = |f: &Foreman, version: u32, least: usize| {
+        let each = [0, 1, 2].map(|n| by(f, &format!("{n}.{version}")));
+        when(each.iter().all(|n| *n >= least), format!("{each:?}"))
+    };
+    foreman.send(40, "each of the three at work", |f| all(f, 1, 20)).await;
+    foreman.finish().await;
+
+    operator.push_flows("crew", &crew_flows(2)).await.expect("a plain export");
+    eventually("all three run the new flows", async || {
+        let status = operator.instance("press-1", "crew").await.map_err(|s| s.to_string())?.status;
+        let status = status.unwrap_or_default();
+        let said = runs(&agent).iter().map(|run| flows_of(run)).collect::<Result<Vec<_>, _>>()?;
+        let new = said.iter().all(|flows| flows.contains(".2'"));
+        when(new && status.sync() == pb::Sync::UpToDate, format!("{status:?}"))
+    })
+    .await;
+    foreman.send(40, "each of the three at work with the new flows", |f| all(f, 2, 20)).await;
+    foreman.finish().await;
+    assert_eq!(runs(&agent), three, "other flows need no restart");
+
+    operator.apply(&crew(1)).await;
+    eventually("one is left", async || counts(&agent, 1, 1)).await;
+    let one = runs(&agent);
+    assert!(one.len() == 1 && one.is_subset(&three), "{one:?} of {three:?}");
+    let (first, before) = (by(&foreman, "0.2"), foreman.done.len());
+    foreman.send(40, "one does all", |f| when(f.done.len() > before + 40, f.done.len().to_string())).await;
+    foreman.finish().await;
+    assert_eq!(by(&foreman, "0.2") - first, foreman.done.len() - before, "the first does all that came since");
+    let twice: Vec<_> = foreman.done.iter().filter(|(_, by)| by.len() != 1).collect();
+    assert!(twice.is_empty(), "done more than once: {twice:?}");
+    println!("{} jobs of three Node-RED and then one, none lost, none twice", foreman.sent);
+}
+
+/// The flows that one of the crew says it runs.
+fn flows_of(run: &str) -> Result<String, String> {
+    let container = run.split(' ').next().expect("its id").to_owned();
+    NodeRed { container }.try_script("done(await admin('GET', '/flows'))").map(|f| f.to_string())
 }
