@@ -255,7 +255,9 @@ fn waiting(g: &Glance<'_>, hash: &str) -> Option<Verdict> {
 /// What stands in the way of the spec, whatever the container does.
 fn hindered(g: &Glance<'_>) -> Option<Verdict> {
     let phase = g.container.map_or(Phase::Pending, phase_of);
-    if let Some(Failed { reason, names, .. }) = g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec) {
+    if let Some(Failed { reason, names, .. }) =
+        g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec && !g.spec.suspend)
+    {
         return Some(Verdict(phase, Health::Error, Sync::Failed, Some(*reason), names.clone()));
     }
     if let Some(p) = g.preflight.filter(|p| p.verdict == preflight::Verdict::Refused && g.unmet.is_none()) {

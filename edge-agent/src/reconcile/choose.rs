@@ -84,9 +84,10 @@ fn editing(spec: &InstanceSpec) -> Option<(Drift, Option<Developer>)> {
     }
 }
 
-/// The spec without what is asked of edits: no container and no flow works better or worse for it.
+/// The spec without what is asked of edits, and whether it runs at all: no container and no flow works better or worse for
+/// it.
 pub fn plain(spec: &InstanceSpec) -> InstanceSpec {
-    let mut plain = spec.clone();
+    let mut plain = InstanceSpec { suspend: false, ..spec.clone() };
     if let Workload::NodeRed(n) = &mut plain.workload {
         (n.drift, n.developer) = (Drift::default(), None);
     }

@@ -127,7 +127,9 @@ fn is_held_back(wanted: &Wanted, c: &Found) -> bool {
 
 fn bring_up(wanted: &Wanted, memory: &Memory, actual: &Actual, budget: &mut Budget, steps: &mut Vec<Step>) {
     // Held at the site: nobody touches it. Failed with exactly this spec: it would only fail again.
-    if wanted.hold || memory.failed.get(&wanted.name) == Some(&wanted.spec) {
+    let failed = || memory.failed.get(&wanted.name) == Some(&wanted.spec);
+    // What failed may be ended all the same.
+    if wanted.hold || !wanted.suspend && failed() {
         return;
     }
     let own = own_of(wanted, actual);
@@ -226,7 +228,10 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
         if c.life.may_run() {
             stop(c, actual, steps);
         }
-        return;
+        // Other flows than those that ended it need not wait until it has rested.
+        if c.life.may_run() || other_flows(wanted, (&c.id, &c.home), memory, actual).is_none() {
+            return;
+        }
     }
     if c.life == Life::Paused {
         steps.push(Step::Start { instance: instance(), container: c.name.clone() });
@@ -246,10 +251,13 @@ fn keep(wanted: &Wanted, shape: &Shape, c: &Found, memory: &Memory, actual: &Act
                 steps.push(Step::PutConfig { instance: instance(), volume: volume.clone() });
             }
             put_modules(wanted, shape, steps);
-            let others = put_flows(wanted, (&c.id, &c.home), memory, actual, steps);
-            // What it finds there now has not ended it.
-            if actual.safe.contains(&c.id) && !others {
-                steps.push(Step::SafeMode { instance: instance(), id: c.id.clone() });
+            match other_flows(wanted, (&c.id, &c.home), memory, actual) {
+                // What it finds there now has not ended it.
+                Some(put) => steps.push(put),
+                None if actual.safe.contains(&c.id) => {
+                    steps.push(Step::SafeMode { instance: instance(), id: c.id.clone() });
+                }
+                None => {}
             }
             start(wanted, shape, &c.name, c.outside, steps);
         }
@@ -319,20 +327,12 @@ fn put_modules(wanted: &Wanted, shape: &Shape, steps: &mut Vec<Step>) {
 }
 
 /// Flows that end their runtime would end it again before it could be given others: where others were given last, those
-/// that it shall have lie there before it starts. True where that is on its way.
-fn put_flows(
-    wanted: &Wanted,
-    (container, home): (&str, &str),
-    memory: &Memory,
-    actual: &Actual,
-    steps: &mut Vec<Step>,
-) -> bool {
+/// that it shall have are put where it finds them at its start.
+fn other_flows(wanted: &Wanted, (id, home): (&str, &str), memory: &Memory, actual: &Actual) -> Option<Step> {
     let given = memory.deployed.get(&wanted.name).and_then(|at| at.get(home));
-    let digest = wanted.flow_set.or(wanted.clears).filter(|digest| actual.flow_sets.contains_key(digest));
-    let Some(digest) = digest.filter(|digest| given.is_some_and(|g| g.digest != *digest)) else { return false };
-    let (instance, id, home) = (wanted.name.clone(), container.to_owned(), home.to_owned());
-    steps.push(Step::PutFlows { instance, id, home, digest });
-    true
+    let digest = wanted.flow_set.or(wanted.clears).filter(|digest| actual.flow_sets.contains_key(digest))?;
+    let (instance, id, home) = (wanted.name.clone(), id.to_owned(), home.to_owned());
+    given.is_some_and(|g| g.digest != digest).then_some(Step::PutFlows { instance, id, home, digest })
 }
 
 /// Rendered files that somebody changed. They are read when the container starts, so it ends, and gets them anew before it
@@ -390,7 +390,7 @@ fn replace(
         // In the volume of those before it lie their flows.
         let kept = |home: &&String| home.split(' ').next().is_some_and(|volume| shape.data.contains(volume));
         if let Some(home) = actual.homes.get(&wanted.name).filter(kept) {
-            put_flows(wanted, (&container, home), memory, actual, steps);
+            steps.extend(other_flows(wanted, (&container, home), memory, actual));
         }
         if wanted.waits.is_none() {
             start(wanted, shape, &container, false, steps);

@@ -56,7 +56,8 @@ impl Reconciler {
             let settled = own.len() >= shape.replicas as usize && own.iter().all(|c| ready.contains(&c.id));
             let said: Vec<_> = own.iter().filter_map(|c| self.verdict(view, memory, wanted, c, faults)).collect();
             let ways = Ways::of(wanted, shape, view, memory);
-            if ways == Ways::Untried || said.is_empty() || said.iter().any(waits) {
+            let others = own.iter().any(|c| rests_from_others(view, wanted, c));
+            if ways == Ways::Untried || said.is_empty() || others || said.iter().any(waits) {
                 self.trials.remove(&wanted.name);
                 if ways == Ways::Untried && settled {
                     self.remember_good(view, wanted, memory).await?;
@@ -219,6 +220,13 @@ fn is_down(c: &ContainerSeen) -> bool {
 
 fn works(s: &InstanceStatus) -> bool {
     (s.phase, s.health, s.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
+}
+
+/// It is down with other flows than those on trial: how they ended says nothing of these, which it is given first.
+fn rests_from_others(view: &View, wanted: &Wanted, c: &ContainerSeen) -> bool {
+    let given = last_given(&view.given, c, &view.homes);
+    let shall = wanted.flow_set.or(wanted.clears);
+    c.state != ContainerState::Running && given.is_some_and(|given| shall.is_some_and(|digest| given.digest != digest))
 }
 
 /// Something that it needs is on its way.

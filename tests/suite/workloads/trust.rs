@@ -86,7 +86,7 @@ async fn takes_back(
     eventually("the machine says that it went back", async || {
         let said = text(&agent.status(&[]));
         // Of every version before this one it gave another reason.
-        let back = said.lines().any(|l| l.contains("RolledBack") && l.contains(word));
+        let back = said.lines().any(|l| l.contains("Healthy") && l.contains("RolledBack") && l.contains(word));
         when(back && visitor.said() == "good", said)
     })
     .await;
@@ -125,6 +125,15 @@ async fn docker_flows_that_break_after_they_came_up_make_way_for_those_before_wi
     ] {
         takes_back((&mut hub, &mut operator, &agent, &visitor), (what, kind), reason).await;
     }
+    // Good flows that are given to a runtime that others are just ending are not condemned with those.
+    operator.push_flows("ping", &flows("kills again", Kind::Kills)).await.expect("a plain export");
+    let ends = |s: &pb::InstanceStatus| s.phase() == pb::Phase::Crashed;
+    operator.instance_when("press-1", "flows", "the flows end it", ends).await;
+    operator.push_flows("ping", &flows("rescue", Kind::Good)).await.expect("a plain export");
+    eventually("the good flows answer", async || when(visitor.said() == "rescue", visitor.said())).await;
+    let well = |s: &pb::InstanceStatus| (s.health(), s.sync()) == (pb::Health::Healthy, pb::Sync::UpToDate);
+    operator.instance_when("press-1", "flows", "the good flows are what was asked for", well).await;
+
     // What works is trusted, and then it is what others go back to.
     operator.push_flows("ping", &flows("better", Kind::Good)).await.expect("a plain export");
     eventually("the better flows answer", async || when(visitor.said() == "better", visitor.said())).await;

@@ -127,6 +127,34 @@ async fn a_first_version_that_does_not_come_up_says_that_it_is_late_and_goes_on_
 }
 
 #[tokio::test]
+async fn what_failed_is_not_tried_again_because_it_was_suspended_and_started_again() {
+    let engine = engine();
+    let mut agent = with_box(&engine, true, 1).await;
+    engine.crash_image("box2", true);
+    agent.want(vec![versioned("box2", true)]).await;
+    agent.passes(10).await;
+    assert_eq!(agent.status("a").sync, Sync::RolledBack);
+    agent.want(vec![InstanceSpec { suspend: true, ..versioned("box2", true) }]).await;
+    agent.passes(4).await;
+    assert_eq!((agent.status("a").phase, images_running(&engine)), (Phase::Stopped, vec![]));
+    engine.take_journal();
+    agent.want(vec![versioned("box2", true)]).await;
+    agent.passes(6).await;
+    assert_eq!((agent.status("a").sync, images_running(&engine)), (Sync::RolledBack, vec!["sha256:box".to_owned()]));
+    let journal = engine.take_journal();
+    assert!(!journal.iter().any(|j| j.starts_with("create")), "what failed was tried again: {journal:?}");
+    // With nothing to go back to it is ended when it is suspended, failed or not.
+    engine.refuse_image("box");
+    let mut alone = Agent::on(&engine, host(4)).await;
+    alone.want(vec![versioned("box", true)]).await;
+    alone.passes(4).await;
+    assert_eq!(alone.status("a").sync, Sync::Failed);
+    alone.want(vec![InstanceSpec { suspend: true, ..versioned("box", true) }]).await;
+    alone.passes(4).await;
+    assert_eq!((alone.status("a").phase, alone.status("a").reason), (Phase::Stopped, Some(Reason::Suspended)));
+}
+
+#[tokio::test]
 async fn a_restart_by_the_site_of_what_went_back_restarts_what_serves() {
     let engine = engine();
     let mut agent = with_box(&engine, true, 1).await;
