@@ -26,6 +26,14 @@ pub fn docker(args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 
+/// [`Host::locks_of`] of a container that may do nothing.
+pub const LOCKED: &str = "0000000000000000 0000000000000000 1";
+
+/// Is it podman that answers? What it says of a container differs from Docker in words.
+pub fn is_podman() -> bool {
+    docker(&["version", "--format", "{{json .Server.Components}}"]).contains("Podman")
+}
+
 /// Waits until it is so.
 pub async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
@@ -141,6 +149,15 @@ impl Host {
 
     pub fn inspect(&self, instance: &str, format: &str) -> String {
         docker(&["inspect", "--format", format, &self.container(instance)])
+    }
+
+    /// What the kernel lets the container's first process do: its capabilities and those it could get, and whether it may gain
+    /// privileges. Engines tell the same in words of their own.
+    pub fn locks_of(&self, instance: &str) -> String {
+        let said = docker(&["exec", &self.container(instance), "cat", "/proc/1/status"]);
+        let one =
+            |name: &str| said.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(":\t")).unwrap_or("unknown");
+        ["CapEff", "CapBnd", "NoNewPrivs"].map(one).join(" ")
     }
 
     /// Id and start of a container: equal as long as nobody touched it.

@@ -42,9 +42,9 @@ async fn a_cache_serves_changes_and_keeps(kind: &str) {
     let mut host = Host::start().await;
     host.want(vec![cache(kind, Cache::default())]).await;
     host.until_running("memory").await;
-    let locks = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} \
-                 {{.HostConfig.SecurityOpt}} {{.HostConfig.PidsLimit}} {{.Config.StopTimeout}}";
-    assert_eq!(host.inspect("memory", locks), "999:999 true [ALL] [] [no-new-privileges:true] 512 60");
+    let locks = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.PidsLimit}} {{.Config.StopTimeout}}";
+    assert_eq!(host.inspect("memory", locks), "999:999 true 512 60");
+    assert_eq!(host.locks_of("memory"), LOCKED);
     assert_eq!(host.told("maxmemory").await, (48 << 20).to_string());
     assert_eq!(host.tell(&["SET", "shift", "late"]).await.expect("an answer"), Answer::Text("OK".into()));
     // Nobody comes in without the password that the host drew.

@@ -1,10 +1,11 @@
 //! Rollback: what an earlier revision of an instance was becomes its newest one. The flow down goes on as after an apply.
 //!
 //! Revisions are only added: going back is a new revision too, and can be gone back from. What the earlier one asked for is
-//! checked again, against what the host runs today.
+//! checked again, against what the host runs today. Who may use an editor, and until when, is not gone back to: a rollback opens
+//! none that was closed and closes none that is open.
 use super::{Api, ApiError, Caller, Role, apply, guests, names};
 use redforge_shared::{
-    manifest::{InstanceManifest, InstanceSpec},
+    manifest::{InstanceManifest, InstanceSpec, Kind},
     wire::pb,
 };
 
@@ -29,10 +30,19 @@ impl Api {
             };
             return Err(ApiError::Precondition { reason: "NO_EARLIER_REVISION", message });
         };
-        let spec: InstanceSpec = serde_json::from_value(earlier.spec).map_err(|e| ApiError::Precondition {
-            reason: "REVISION_NOT_UNDERSTOOD",
-            message: format!("revision {} of {resource} cannot be read by this hub: {e}", earlier.revision),
-        })?;
+        let read = |revision: u64, spec| {
+            serde_json::from_value::<InstanceSpec>(spec).map_err(|e| ApiError::Precondition {
+                reason: "REVISION_NOT_UNDERSTOOD",
+                message: format!("revision {revision} of {resource} cannot be read by this hub: {e}"),
+            })
+        };
+        let mut spec = read(earlier.revision, earlier.spec)?;
+        let open = read(newest.revision, newest.spec)?.node_red.and_then(|n| n.developer);
+        if open.is_some() && spec.kind == Kind::NodeRed {
+            spec.node_red.get_or_insert_default().developer = open;
+        } else if let Some(flows) = &mut spec.node_red {
+            flows.developer = None;
+        }
         let manifest = InstanceManifest { name: name.clone(), labels: newest.labels, spec };
         let (_, _, revision) = apply::put_instance(&mut changes, &manifest, false)
             .await?

@@ -1,6 +1,11 @@
 //! An earlier revision of an instance comes back with one command.
 use crate::words::{broker, instance, node_red, speaking_flow};
+use redforge_shared::{
+    clock::{Clock as _, SystemClock},
+    desired::Developer,
+};
 use redforge_tests::{agent::TestAgent, ctl::Ctl, hub::TestHub, node_red::NodeRed};
+use std::time::Duration;
 
 fn version(n: u32) -> String {
     let more = format!("  env: {{VERSION: \"{n}\"}}\n  container:\n    command: [sleep, \"100000\"]\n");
@@ -60,6 +65,40 @@ async fn one_command_brings_the_previous_revision_of_an_instance_back() {
     let refused = viewer.run(&["rollback", "press-1/web"]).bad(5);
     assert!(refused.contains("needs the role operator"), "{refused}");
     assert_eq!(now(), (6, "1".into()));
+}
+
+#[tokio::test]
+async fn going_back_opens_no_editor_that_was_closed_and_closes_none_that_is_open() {
+    let hub = TestHub::start().await;
+    let mut agent = TestAgent::prepare("press-1").without_docker();
+    agent.enroll_at(&hub).await;
+    let ctl = Ctl::new(&hub);
+    let until = (SystemClock.now() + Duration::from_secs(3600)).replace_nanosecond(0).expect("whole");
+    let developer = serde_json::to_value(Developer { until, password_sha256: None }).expect("JSON");
+    let apply = |version: u32, open: bool| {
+        let more = if open { format!("  nodeRed: {{developer: {developer}}}\n") } else { String::new() };
+        let image = format!("localhost:1/node-red:{version}");
+        ctl.run_with(&["apply", "-f", "-"], &instance("press-1", "flows", "node-red", &image, &more)).good();
+    };
+    let now = || {
+        let spec = ctl.run(&["get", "instance", "press-1/flows", "-o", "json"]).json()["spec"].clone();
+        let image = spec["image"].as_str().expect("one").rsplit(':').next().expect("a tag").to_owned();
+        (image, spec["nodeRed"]["developer"].is_object())
+    };
+    apply(1, false);
+    apply(2, false);
+    apply(2, true);
+    assert_eq!(now(), ("2".into(), true));
+    apply(2, false);
+    // Revisions 2 and 3 are no other version than 4 is.
+    let said = ctl.run(&["rollback", "press-1/flows"]).good();
+    assert!(said.contains("is what revision 1 was, now revision 5"), "{said}");
+    assert_eq!(now(), ("1".into(), false));
+    ctl.run(&["rollback", "press-1/flows", "--to", "3"]).good();
+    assert_eq!(now(), ("2".into(), false), "its editor was open then");
+    apply(2, true);
+    ctl.run(&["rollback", "press-1/flows"]).good();
+    assert_eq!(now(), ("1".into(), true), "somebody is at work");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 pub struct Newest {
     pub revision: u64,
     pub labels: BTreeMap<String, String>,
+    pub spec: Value,
 }
 
 /// An instance as it stood.
@@ -23,22 +24,26 @@ pub struct Earlier {
 impl Changes {
     /// The instance as it stands; none = there is no such instance.
     pub async fn newest(&mut self, host: HostId, name: &Name) -> Result<Option<Newest>, StoreError> {
-        let row: Option<(i64, Json<BTreeMap<String, String>>)> =
-            sqlx::query_as("SELECT revision, labels FROM instance WHERE host_id = $1 AND name = $2")
+        let row: Option<(i64, Json<BTreeMap<String, String>>, Json<Value>)> =
+            sqlx::query_as("SELECT revision, labels, spec FROM instance WHERE host_id = $1 AND name = $2")
                 .bind(host.0)
                 .bind(name.as_str())
                 .fetch_optional(&mut *self.tx)
                 .await
                 .act(ACT)?;
-        Ok(row.map(|(revision, labels)| Newest { revision: revision as u64, labels: labels.0 }))
+        Ok(row.map(|(revision, labels, spec)| Newest { revision: revision as u64, labels: labels.0, spec: spec.0 }))
     }
 
-    /// Revision `to` of an instance that stands; with 0 the newest that was another than it is now.
+    /// Revision `to` of an instance that stands; with 0 the newest that was another than it is now. That its editor was open or
+    /// closed makes it no other.
     pub async fn earlier(&mut self, host: HostId, name: &Name, to: u64) -> Result<Option<Earlier>, StoreError> {
         let row: Option<(i64, Json<Value>)> = sqlx::query_as(
             "SELECT r.revision, r.spec FROM instance_revision r JOIN instance i USING (host_id, name) \
              WHERE host_id = $1 AND name = $2 AND r.revision < i.revision \
-             AND CASE WHEN $3 = 0 THEN r.spec <> i.spec ELSE r.revision = $3 END \
+             AND CASE WHEN $3 = 0 THEN \
+             r.spec || jsonb_build_object('nodeRed', coalesce(r.spec -> 'nodeRed', '{}') - 'developer') <> \
+             i.spec || jsonb_build_object('nodeRed', coalesce(i.spec -> 'nodeRed', '{}') - 'developer') \
+             ELSE r.revision = $3 END \
              ORDER BY r.revision DESC LIMIT 1",
         )
         .bind(host.0)
