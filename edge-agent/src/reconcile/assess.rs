@@ -7,7 +7,7 @@ use super::{
     jobs::Jobs,
     memory::{Failed, Remembered},
     observe::{AppSeen, FlowSets},
-    plan::{self, Blueprint, GivenAt, job_key},
+    plan::{self, Blueprint, GivenAt, Wanted, job_key},
     probes::{Probes, Word},
     reduce::last_given,
 };
@@ -19,7 +19,7 @@ use inside::{flows_as_they_are, models, node_red};
 use past::{age, before_of, crashes_of, exit_code, is_ended_by_us, is_looping, is_safe, lately_ended, settled, up_for};
 pub use past::{settles_in, started};
 use redforge_shared::{
-    desired::{InstanceSpec, Workload},
+    desired::{Drift, InstanceSpec, Workload},
     ids::{Digest, Name},
     report::{
         Health, Hold, InstanceStatus, MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, Sync,
@@ -86,7 +86,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
     let Verdict(phase, health, sync, reason, names) = if g.hold.is_some() { paused(verdict) } else { verdict };
     let c = g.container;
     let same = |b: &&InstanceStatus| (b.phase, b.health, b.sync) == (phase, health, sync);
-    let works = (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate);
+    let works = is_as_wanted(g.wanted, (phase, health, sync), reason);
     InstanceStatus {
         name: g.spec.name.clone(),
         kind: standin::kind(g.spec.workload.kind(), &g.spec.image),
@@ -158,6 +158,9 @@ fn gone_back(g: &Glance<'_>, verdict: Verdict) -> Verdict {
     let Some(Failed { reason, names, .. }) = g.back else { return verdict };
     let Verdict(phase, health, sync, own, own_names) = verdict;
     match sync {
+        Sync::Drifted if is_as_wanted(g.wanted, (phase, health, sync), own) => {
+            Verdict(phase, health, Sync::RolledBack, Some(*reason), names.clone())
+        }
         Sync::UpToDate if own != Some(Reason::Suspended) => {
             Verdict(phase, health, Sync::RolledBack, Some(*reason), names.clone())
         }
@@ -170,8 +173,18 @@ fn gone_back(g: &Glance<'_>, verdict: Verdict) -> Verdict {
 pub fn does(g: &Glance<'_>) -> bool {
     let Some(c) = g.container else { return false };
     // Whoever ended lately serves all the same.
-    let Verdict(phase, health, sync, ..) = probed(g, c, by_kind(g, c));
-    (phase, health, sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
+    let Verdict(phase, health, sync, reason, _) = probed(g, c, by_kind(g, c));
+    is_as_wanted(g.wanted, (phase, health, sync), reason)
+}
+
+/// It works; what somebody edited at the host counts for nothing where it is to be left as it is.
+pub fn is_as_wanted(wanted: &Wanted, said: (Phase, Health, Sync), reason: Option<Reason>) -> bool {
+    let left = || reason == Some(Reason::Edited) && wanted.drift != Drift::Enforce;
+    match said {
+        (Phase::Running, Health::Healthy, Sync::UpToDate) => true,
+        (Phase::Running, Health::Healthy, Sync::Drifted) => left(),
+        _ => false,
+    }
 }
 
 /// Does this container do what its spec asks for, and has it for long enough to be trusted?

@@ -21,7 +21,9 @@ impl Reconciler {
                 continue;
             }
             let asked = view.chosen.asked.get(&spec.name).copied().unwrap_or(wanted.spec);
-            let is_last = view.chosen.back.contains_key(&spec.name) || !memory.can_go_back(&spec.name, asked);
+            // Flows that have worked are tried again, ever later: what ends them may go away.
+            let worked = memory.last_good.get(&spec.name).is_some_and(|good| good.spec.flow_set() == wanted.flow_set);
+            let is_last = !worked && !memory.can_go_back(&spec.name, asked);
             for c in view.seen.containers.iter().filter(|c| c.instance == spec.name && c.hash == shape.hash) {
                 let given = view.given.get(&spec.name).and_then(|at| at.get(&home_of(c, &view.homes)));
                 let crashes = memory.crashes.get(&c.id).filter(|k| k.ends >= TAKE_OVER);

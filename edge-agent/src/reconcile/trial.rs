@@ -16,7 +16,7 @@ use crate::runtime::{ContainerSeen, ContainerState};
 use attempt::{Attempt, Shown, Verdict};
 use redforge_shared::{
     ids::Name,
-    report::{Health, InstanceStatus, Phase, Reason, Sync, preflight::ChangeStep},
+    report::{InstanceStatus, Phase, Reason, preflight::ChangeStep},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,7 +64,8 @@ impl Reconciler {
                 }
                 continue;
             }
-            let all = said.len() >= shape.replicas as usize && said.iter().all(works);
+            let works = |s: &InstanceStatus| works(wanted, s);
+            let all = said.len() >= shape.replicas as usize && said.iter().all(&works);
             let first = ways == Ways::NothingBefore;
             let (step, limit) = self.time_of(wanted, memory);
             let now = Instant::now();
@@ -107,7 +108,8 @@ impl Reconciler {
     /// Remembers what runs as what to go back to, if it is as it was asked for.
     async fn remember_good(&self, view: &View, wanted: &Wanted, memory: &mut Remembered) -> Result<(), ReconcileError> {
         let status = self.status.borrow().instances.iter().find(|i| i.name == wanted.name).cloned();
-        let Some(spec) = view.chosen.state.instance(wanted.name.as_str()).filter(|_| status.is_some_and(|s| works(&s)))
+        let Some(spec) =
+            view.chosen.state.instance(wanted.name.as_str()).filter(|_| status.is_some_and(|s| works(wanted, &s)))
         else {
             return Ok(());
         };
@@ -218,8 +220,8 @@ fn is_down(c: &ContainerSeen) -> bool {
     matches!(c.state, ContainerState::Exited | ContainerState::Dead | ContainerState::Removing)
 }
 
-fn works(s: &InstanceStatus) -> bool {
-    (s.phase, s.health, s.sync) == (Phase::Running, Health::Healthy, Sync::UpToDate)
+fn works(wanted: &Wanted, s: &InstanceStatus) -> bool {
+    assess::is_as_wanted(wanted, (s.phase, s.health, s.sync), s.reason)
 }
 
 /// It is down with other flows than those on trial: how they ended says nothing of these, which it is given first.

@@ -1,4 +1,5 @@
 //! What somebody changes at the host is put back, told, or taken up as a draft: as the spec says, part by part.
+use super::changes::remembered;
 use crate::words::{broker, instance, speaking_flow};
 use redforge_shared::wire::pb;
 use redforge_tests::{
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// A host that runs the speaking flow, with edits treated as `drift` says.
 struct Site {
     hub: TestHub,
-    _agent: TestAgent,
+    agent: TestAgent,
     operator: Operator,
     runtime: NodeRed,
     before: Parts,
@@ -30,14 +31,17 @@ fn manifest(drift: &str) -> String {
 impl Site {
     async fn with(drift: &str) -> Self {
         let hub = TestHub::start().await;
-        let agent = TestAgent::start(&hub, "press-1").await;
+        let mut agent = TestAgent::prepare("press-1");
+        agent.env.push(("REDFORGE_EDGE__RUNTIME__DEPLOY_DEADLINE_S".into(), "10".into()));
+        agent.enroll_at(&hub).await;
+        agent.up().await;
         let mut operator = hub.operator().await;
         operator.push_flows("speak", &speaking_flow()).await.expect("a plain export");
         operator.apply(&(broker("press-1") + &manifest(drift))).await;
         operator.instance_when("press-1", "flows", "as desired", up_to_date).await;
         let runtime = NodeRed { container: agent.container("flows").expect("it runs") };
         let before = runtime.parts().expect("it answers");
-        Self { hub, _agent: agent, operator, runtime, before }
+        Self { hub, agent, operator, runtime, before }
     }
 
     /// Makes the spec say so, and waits until the host knows.
@@ -147,10 +151,15 @@ async fn docker_edits_are_only_told_where_the_spec_says_report() {
     let ctl = Ctl::new(&site.hub);
     assert_eq!(ctl.run(&["flowset", "drafts", "-o", "json"]).json(), json!([]), "nobody asked for drafts");
 
-    // A new revision is no edit: it replaces what was there.
+    // A new revision is no edit: it replaces what was there, and is trusted although settings differ that are to be left.
+    remembered(&site.agent, &["flows"]).await;
     let next = String::from_utf8(speaking_flow()).expect("JSON").replace("/say", "/tell");
     site.operator.push_flows("speak", next.as_bytes()).await.expect("a plain export");
-    site.drifted(&["settings"]).await;
+    let on_trial = |s: &pb::InstanceStatus| s.sync() == pb::Sync::Drifted && s.trial_ends_at.is_some();
+    site.operator.instance_when("press-1", "flows", "the new flows are on trial", on_trial).await;
+    let ended = |s: &pb::InstanceStatus| s.sync() != pb::Sync::Updating && s.trial_ends_at.is_none();
+    let told = site.operator.instance_when("press-1", "flows", "their trial has ended", ended).await;
+    assert_eq!((told.sync(), &told.names[..]), (pb::Sync::Drifted, &["settings".to_owned()][..]), "{told:?}");
     assert!(site.runtime.flows()["flows"].to_string().contains("/tell"));
 }
 

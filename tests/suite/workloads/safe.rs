@@ -1,14 +1,17 @@
 //! Flows that end their runtime leave it reachable: it comes up without them, and what repairs them runs at once.
+use super::changes::remembered;
 use crate::words::node_red;
 use redforge_shared::wire::pb;
 use redforge_tests::{
     agent::TestAgent,
     ctl::Ctl,
+    engine,
     hub::TestHub,
     node_red::NodeRed,
     wait::{eventually, when},
 };
 use serde_json::{Value, json};
+use std::process::Command;
 
 /// A tab that answers, and a function whose start does this.
 fn flows(start: &str) -> Value {
@@ -65,7 +68,7 @@ async fn docker_flows_that_end_their_runtime_leave_it_in_safe_mode_until_they_ar
     assert_eq!(runtime.run(), run);
 
     // A start later is a usual one.
-    redforge_tests::engine::docker(&["restart", "-t", "25", &runtime.container]);
+    engine::docker(&["restart", "-t", "25", &runtime.container]);
     eventually("the flows answer after a restart", async || {
         let now = answers(&runtime).await;
         when(now == Ok(200), now)
@@ -73,4 +76,25 @@ async fn docker_flows_that_end_their_runtime_leave_it_in_safe_mode_until_they_ar
     .await;
     let good = |s: &pb::InstanceStatus| s.phase() == pb::Phase::Running && s.health() == pb::Health::Healthy;
     operator.instance_when("press-1", "flows", "it is well", good).await;
+
+    // Flows that have worked, and are ended from outside again and again, are tried again and not left in safe mode.
+    remembered(&agent, &["flows"]).await;
+    for end in 1..=3 {
+        let pid = eventually("it runs", async || {
+            let pid: u32 = engine::inspect(&runtime.container, "{{.State.Pid}}").parse().map_err(|e| format!("{e}"))?;
+            when(pid > 1, pid).map(|()| pid.to_string())
+        })
+        .await;
+        let killed = Command::new("kill").args(["-9", &pid]).status();
+        assert!(killed.is_ok_and(|s| s.success()), "{pid} was not there");
+        let again = |s: &pb::InstanceStatus| s.restarts >= end;
+        operator.instance_when("press-1", "flows", &format!("end {end} is told"), again).await;
+    }
+    let rests = |s: &pb::InstanceStatus| s.phase() == pb::Phase::Crashed && s.next_start_at.is_some();
+    operator.instance_when("press-1", "flows", "it rests", rests).await;
+    eventually("the flows answer after a rest", async || {
+        let now = answers(&runtime).await;
+        when(now == Ok(200), now)
+    })
+    .await;
 }
