@@ -412,19 +412,56 @@ fn apply(steps: &[Step], desired: &Desired, memory: &mut Memory, actual: &mut Ac
                 c.life = Life::Running;
                 c.started_at = "T2".into();
                 c.ready = true;
+                // It reads what lies where it keeps its flows.
+                let (id, home, instance) = (c.id.clone(), c.home.clone(), c.instance.clone());
+                let lies = memory.deployed.get(&instance).and_then(|at| at.get(&home));
+                let hash = lies.and_then(|given| actual.flow_sets.get(&given.digest)).copied();
+                let rev = lies.map(|given| given.rev.clone()).unwrap_or_default();
+                actual.flows.insert(id, FlowsSeen { hash, rev, home, ..FlowsSeen::default() });
             }
             Step::Reload { instance, applied, .. } => drop(memory.applied.insert(instance.clone(), applied.clone())),
             Step::RemoveVolume { volume, .. } => {
                 assert!(!is_mounted(volume, actual));
                 actual.volumes.remove(volume);
             }
-            Step::DeployFlows { .. }
-            | Step::PutFlows { .. }
-            | Step::StartFlows { .. }
-            | Step::PullModel { .. }
-            | Step::LoadModel { .. } => {}
+            other => inside(other, memory, actual),
         }
     }
+}
+
+/// What is done inside a container, and in its volume.
+fn inside(step: &Step, memory: &mut Memory, actual: &mut Actual) {
+    match step {
+        Step::DeployFlows { instance, id, home, digest, .. } => {
+            assert!(actual.containers.iter().any(|c| c.id == *id && c.life == Life::Running), "{id} cannot answer");
+            let rev = format!("given {digest}");
+            let seen = FlowsSeen {
+                hash: actual.flow_sets.get(digest).copied(),
+                rev: rev.clone(),
+                home: home.clone(),
+                ..FlowsSeen::default()
+            };
+            actual.flows.insert(id.clone(), seen);
+            give(memory, instance, home, Given::new(*digest, rev));
+        }
+        Step::PutFlows { instance, id, home, digest } => {
+            let down = |c: &Found| c.id != *id || !c.life.may_run();
+            assert!(actual.containers.iter().all(down), "it would write over what is put there");
+            give(memory, instance, home, Given::begun(*digest));
+        }
+        Step::StartFlows { id, .. } => actual.flows.entry(id.clone()).or_default().stopped = false,
+        Step::PullModel { id, model, .. } => {
+            actual.models_lacking.entry(id.clone()).or_default().retain(|m| m != model);
+        }
+        Step::LoadModel { id, model, .. } => {
+            actual.models_unloaded.entry(id.clone()).or_default().retain(|m| m != model);
+        }
+        other => panic!("{other} is none of these"),
+    }
+}
+
+fn give(memory: &mut Memory, instance: &Name, home: &str, given: Given) {
+    memory.deployed.entry(instance.clone()).or_default().insert(home.to_owned(), given);
 }
 
 fn create(
