@@ -20,11 +20,6 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Is there an engine, and are the images built?
-pub fn is_there() -> bool {
-    try_docker(&["info", "--format", "{{.ServerVersion}}"]).is_ok()
-}
-
 /// The newest local image of a kind, `redforge.local/<kind>:<version>`.
 pub fn image(kind: &str) -> String {
     let list = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("redforge.local/{kind}")]);

@@ -225,7 +225,7 @@ impl Upload {
     /// Sends while fewer than four batches are unacked.
     async fn fill(&mut self) -> Result<(), UploadError> {
         while self.unacked.len() < MAX_UNACKED_BATCHES && Instant::now() >= self.resume_at {
-            let Some(batch) = self.session.next_batch_of(self.most).await? else { return Ok(()) };
+            let Some(batch) = self.session.next_batch(self.most).await? else { return Ok(()) };
             fail::fail_point!("upload.before-send");
             if self.unacked.is_empty() {
                 self.heard = Instant::now();

@@ -8,7 +8,7 @@ use super::{
     stream::SealedBatch,
 };
 use bytes::Bytes;
-use redforge_shared::record::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
+use redforge_shared::record::MAX_BATCH_BYTES;
 
 /// What a record costs in a batch's frame beside its bytes, at most; and the batch's own frame.
 const FRAME_BYTES: usize = 8;
@@ -45,13 +45,8 @@ impl Outbox {
 }
 
 impl Session {
-    /// The next batch, noted as in flight; `None` when everything is acked, lost or in flight.
-    pub async fn next_batch(&mut self) -> Result<Option<SealedBatch>, OutboxError> {
-        self.next_batch_of(MAX_BATCH_RECORDS).await
-    }
-
-    /// The next batch, of at most so many records.
-    pub async fn next_batch_of(&mut self, most: usize) -> Result<Option<SealedBatch>, OutboxError> {
+    /// The next batch, of at most so many records, noted as in flight; `None` when everything is acked, lost or in flight.
+    pub async fn next_batch(&mut self, most: usize) -> Result<Option<SealedBatch>, OutboxError> {
         loop {
             let Some((pick, name)) = self.pick(most.max(1) as u64) else { return Ok(None) };
             let found = self.outbox.read(move |c| read_run(c, &pick)).await;

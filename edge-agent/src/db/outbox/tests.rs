@@ -4,7 +4,7 @@ use crate::privacy::{Gate, RawRecord};
 use redforge_shared::{
     clock::ManualClock,
     policy::Policy,
-    record::{Body, Event, Log},
+    record::{Body, Event, Log, MAX_BATCH_RECORDS},
 };
 use time::OffsetDateTime;
 
@@ -50,12 +50,12 @@ async fn a_batch_goes_out_in_order_and_is_kept_until_the_hubs_window_is_over() {
     );
 
     let mut session = outbox.session();
-    let batch = session.next_batch().await.expect("reads").expect("has a batch");
+    let batch = session.next_batch(MAX_BATCH_RECORDS).await.expect("reads").expect("has a batch");
     assert_eq!((batch.stream.class, batch.first_seq, batch.records.len(), batch.live), (RecordClass::Log, 1, 3, false));
     assert_eq!(batch.records[0], log("a").sealed());
-    let events = session.next_batch().await.expect("reads").expect("has a batch");
+    let events = session.next_batch(MAX_BATCH_RECORDS).await.expect("reads").expect("has a batch");
     assert_eq!((events.stream.class, events.first_seq), (RecordClass::Event, 1));
-    assert!(session.next_batch().await.expect("reads").is_none(), "all in flight");
+    assert!(session.next_batch(MAX_BATCH_RECORDS).await.expect("reads").is_none(), "all in flight");
     outbox.ack(batch.stream, 1, 3).await.expect("commits");
     let status = outbox.status().await.expect("reads");
     let of = |class| status.iter().find(|s| s.class == class).expect("every class is told");
@@ -137,10 +137,14 @@ async fn a_hub_that_went_back_in_time_gets_again_what_is_still_here() {
     let named = outbox.open_streams().remove(0);
     let stream = named.name;
     outbox.ack(stream, 1, 30).await.expect("commits");
-    assert!(outbox.session().next_batch().await.expect("reads").is_none());
+    assert!(outbox.session().next_batch(MAX_BATCH_RECORDS).await.expect("reads").is_none());
     outbox.reconcile_committed(&named, [(1, 10), (21, 25)].into_iter().collect()).await.expect("commits");
     let mut session = outbox.session();
-    let runs = [session.next_batch().await, session.next_batch().await, session.next_batch().await];
+    let runs = [
+        session.next_batch(MAX_BATCH_RECORDS).await,
+        session.next_batch(MAX_BATCH_RECORDS).await,
+        session.next_batch(MAX_BATCH_RECORDS).await,
+    ];
     let runs: Vec<_> =
         runs.into_iter().filter_map(|b| b.expect("reads")).map(|b| (b.first_seq, b.last_seq())).collect();
     assert_eq!(runs, [(11, 20), (26, 30)]);
@@ -160,7 +164,7 @@ async fn a_damaged_row_is_lost_by_name_and_the_rest_goes_on() {
     other.execute("DELETE FROM record WHERE id = ?1", [rows::row_id(1, 4)]).expect("writes");
     let mut session = outbox.session();
     let mut runs = Vec::new();
-    while let Some(b) = session.next_batch().await.expect("reads") {
+    while let Some(b) = session.next_batch(MAX_BATCH_RECORDS).await.expect("reads") {
         runs.push((b.first_seq, b.last_seq()));
     }
     assert_eq!(runs, [(1, 1), (3, 3), (5, 5)]);
@@ -208,7 +212,7 @@ async fn a_damaged_file_is_salvaged_and_what_is_gone_is_counted() {
     assert!(lost > 0 && lost < 200, "a page's rows are lost, not more: {lost}");
     let mut session = outbox.session();
     let mut sent = 0;
-    while let Some(b) = session.next_batch().await.expect("reads") {
+    while let Some(b) = session.next_batch(MAX_BATCH_RECORDS).await.expect("reads") {
         sent += b.records.len() as u64;
     }
     assert_eq!(sent + lost, 1_900, "acked rows stay acked, every other one is sent or lost");

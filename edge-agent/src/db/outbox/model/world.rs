@@ -274,7 +274,7 @@ impl World {
             self.connect().await;
         }
         let session = self.session.as_mut().expect("just made");
-        let Some(batch) = session.next_batch_of(most.into()).await.expect("reads") else { return };
+        let Some(batch) = session.next_batch(most.into()).await.expect("reads") else { return };
         for (seq, bytes) in (batch.first_seq..).zip(&batch.records) {
             let name = (batch.stream, seq);
             assert!(!self.held.acked.contains(&name) && !self.held.lost.contains(&name), "{name:?} was done with");
