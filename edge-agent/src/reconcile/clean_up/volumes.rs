@@ -44,6 +44,8 @@ pub enum Claim {
 pub struct Looks {
     last: Option<OffsetDateTime>,
     counted: BTreeMap<String, Duration>,
+    /// Volumes that nobody needed at the last look: only they have stood unneeded since then.
+    idle: BTreeSet<String>,
 }
 
 impl Looks {
@@ -57,7 +59,7 @@ impl Looks {
     ) -> (BTreeMap<String, Unclaimed>, BTreeMap<String, Duration>) {
         let step = self.last.replace(now).map_or(Duration::ZERO, |last| (now - last).try_into().unwrap_or_default());
         let step = step.min(LONGEST_STEP);
-        let (mut next, mut ages) = (BTreeMap::new(), BTreeMap::new());
+        let (mut next, mut ages, idle) = (BTreeMap::new(), BTreeMap::new(), std::mem::take(&mut self.idle));
         for (name, volume) in volumes {
             let known = rows.get(name).filter(|r| r.birth == volume.birth).cloned();
             let claim = claim(name, volume);
@@ -67,7 +69,8 @@ impl Looks {
             let mut row = known.unwrap_or_else(|| Unclaimed { birth: volume.birth.clone(), seconds: 0 });
             if claim == Claim::Unneeded {
                 let counted = self.counted.entry(name.clone()).or_default();
-                *counted += step;
+                *counted += if idle.contains(name) { step } else { Duration::ZERO };
+                self.idle.insert(name.clone());
                 if *counted >= WRITTEN_EVERY {
                     let whole = counted.as_secs();
                     row.seconds += whole;
