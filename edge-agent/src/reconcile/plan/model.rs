@@ -188,6 +188,8 @@ pub struct Actual {
     pub busy: BTreeSet<String>,
     /// Containers that ended again and again and stay down for a while.
     pub resting: BTreeSet<String>,
+    /// Containers that are known never to have done what they are there for.
+    pub unproven: BTreeSet<String>,
 }
 
 /// One of our containers.

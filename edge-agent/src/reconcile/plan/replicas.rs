@@ -2,7 +2,7 @@
 //!
 //! While an outdated one serves, never fewer serve than are wanted: where the host has room, one more of the new kind comes
 //! up behind the last number, then the outdated ones make way one after another, and at the end the extra one goes. Where
-//! it has none, one at a time ends before its successor begins. Every replica is found under the instance's name from its
+//! it has none, one at a time ends before its successor begins. Outdated ones that never served make way together. Every replica is found under the instance's name from its
 //! start: giving the name later would break its connections.
 use super::{Actual, Budget, Found, Life, Memory, Shape, Step, Wanted, ensure_files, is_right, keep, start};
 use super::{job_key, take_down};
@@ -111,9 +111,9 @@ fn shrink(crew: &Crew<'_>, mut starved: bool, steps: &mut Vec<Step>) {
 
 /// One step towards none that is outdated. `starved`: one that is there could not be started for want of room.
 fn roll(wanted: &Wanted, crew: &Crew<'_>, (budget, starved): (&mut Budget, bool), steps: &mut Vec<Step>) {
-    // Between two runs it serves nobody.
-    let (serving, idle): (Vec<&Found>, Vec<&Found>) =
-        crew.outdated.iter().copied().partition(|c| c.life == Life::Running);
+    // Between two runs it serves nobody; and for one that never did none of the others waits.
+    let serves = |c: &&Found| c.life == Life::Running && !crew.actual.unproven.contains(&c.id);
+    let (serving, idle): (Vec<&Found>, Vec<&Found>) = crew.outdated.iter().copied().partition(serves);
     for c in &idle {
         take_down(c, crew.actual, steps);
     }

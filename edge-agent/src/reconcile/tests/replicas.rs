@@ -122,3 +122,51 @@ async fn a_document_that_would_have_two_write_to_one_volume_is_refused_by_the_ag
     let status = agent.status("a");
     assert_eq!((status.reason, status.names), (Some(Reason::SpecRefused), vec!["instances[a].replicas".to_owned()]));
 }
+
+#[tokio::test]
+async fn three_that_never_answered_are_replaced_together() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.reconciler.deps.deadlines.healthy = Duration::from_secs(3_600);
+    agent.want(vec![replicated("flows", 3)]).await;
+    agent.passes(4).await;
+    assert_eq!(counts(&agent.status("a")), (0, 3, 3));
+    let before = ids(&agent);
+    agent.want(vec![InstanceSpec { restart_nonce: "1".into(), ..replicated("flows", 3) }]).await;
+    for _ in 0..6 {
+        agent.passes(1).await;
+        let status = agent.status("a");
+        assert_ne!((status.health, counts(&status).0), (Health::Healthy, 3), "what never answered is told as good");
+    }
+    let after = ids(&agent);
+    assert!(after.len() == 3 && after.is_disjoint(&before), "{before:?} then {after:?}");
+    // Another process does not know whether they ever served: then one at a time.
+    agent.restart(&engine);
+    agent.reconciler.deps.deadlines.healthy = Duration::from_secs(3_600);
+    agent.passes(2).await;
+    agent.want(vec![InstanceSpec { restart_nonce: "2".into(), ..replicated("flows", 3) }]).await;
+    agent.passes(8).await;
+    assert!(ids(&agent).is_superset(&after), "somebody may have been served");
+}
+
+/// Ids of all containers, as the last pass found them.
+fn ids(agent: &Agent) -> BTreeSet<String> {
+    agent.reconciler.logs.borrow().iter().map(|l| l.container_id.clone()).collect()
+}
+
+#[tokio::test]
+async fn while_replicas_are_replaced_no_more_are_told_as_ready_than_were_asked_for() {
+    let engine = engine();
+    let mut agent = Agent::on(&engine, host(1)).await;
+    agent.want(vec![replicated("box", 3)]).await;
+    agent.passes(4).await;
+    agent.want(vec![replicated("box2", 3)]).await;
+    let mut most = 0;
+    for _ in 0..24 {
+        agent.passes(1).await;
+        let (ready, desired, total) = counts(&agent.status("a"));
+        assert_eq!((ready, desired), (3, 3));
+        most = most.max(total);
+    }
+    assert_eq!((most, images_running(&engine)), (4, vec!["sha256:box2".to_owned(); 3]), "one more was beside them");
+}

@@ -82,12 +82,15 @@ proptest! {
         wanteds in proptest::collection::vec(any_wanted(), 0..5),
         founds in proptest::collection::vec(any_found(), 0..8),
         networks in any::<bool>(),
+        unproven in any::<u8>(),
     ) {
         let mut desired = desired(unique(wanteds, |w| w.name.clone()));
         let mut actual = running(unique(founds, |c| c.name.clone()));
         if !networks {
             actual.networks.clear();
         }
+        let marked = actual.containers.iter().enumerate().filter(|(n, _)| unproven >> n & 1 == 1);
+        actual.unproven = marked.map(|(_, c)| c.id.clone()).collect();
         let mut memory = Memory::default();
         // Nobody whose broker lacks the session is started for the first time, and nobody who waits loses what serves.
         let waiting = |i: &Name| desired.instances.iter().any(|w| w.name == *i && w.waits.is_some() && !w.suspend);
@@ -226,6 +229,55 @@ proptest! {
         prop_assert_eq!(plan(&desired, &memory, &actual), vec![]);
         prop_assert!(actual.containers.iter().all(|c| c.hash == "h1"));
         prop_assert_eq!(actual.containers.len(), replicas as usize);
+    }
+
+    /// Those that never served go at once, however many; of those that do, none goes before another serves in its place.
+    #[test]
+    fn replicas_wait_only_for_those_that_ever_served(
+        replicas in 1..6_u32, marks in any::<[bool; 6]>(), ready_after in 0..3_usize,
+    ) {
+        let mut w = wanted("a", 2, "h1");
+        let s = shape(&mut w);
+        s.exclusive = false;
+        s.data.clear();
+        replicate(s, "a", replicas);
+        let old = |n: u32| Found {
+            id: format!("id-{n}"),
+            name: format!("rf-a-{n}"),
+            replica: n,
+            volumes: [format!("rf-a-own-{n}")].into(),
+            ..found("a", "h0", Life::Running)
+        };
+        let desired = desired([w]);
+        let mut actual = running((0..replicas).map(old));
+        actual.unproven = (0..replicas).filter(|n| marks[*n as usize]).map(|n| format!("id-{n}")).collect();
+        let served = replicas as usize - actual.unproven.len();
+        let (mut memory, mut since) = (Memory::default(), BTreeMap::<String, usize>::new());
+        let mut took = None;
+        for pass in 0..80 {
+            let steps = plan(&desired, &memory, &actual);
+            if pass == 0 {
+                let ends = |id: &String| steps.iter().any(|s| matches!(s, Step::Stop { id: i, .. } if i == id));
+                prop_assert!(actual.unproven.iter().all(ends), "one that never served waits: {steps:?}");
+            }
+            if steps.is_empty() && actual.containers.iter().all(|c| c.hash == "h1" && c.ready) {
+                took.get_or_insert(pass);
+            }
+            apply(&steps, &desired, &mut memory, &mut actual);
+            for c in &mut actual.containers {
+                let seen = since.entry(c.id.clone()).or_default();
+                *seen += 1;
+                c.ready = c.life == Life::Running && (c.hash == "h0" || *seen > ready_after);
+            }
+            let serves = |c: &&Found| c.ready && !actual.unproven.contains(&c.id);
+            let serving = actual.containers.iter().filter(serves).count();
+            prop_assert!(serving >= served, "{serving} of {served} serve");
+        }
+        prop_assert_eq!(plan(&desired, &memory, &actual), vec![]);
+        prop_assert_eq!(actual.containers.len(), replicas as usize);
+        // Where none serves all are replaced at once: how many there are costs no time.
+        let took = took.expect("it was reached");
+        prop_assert!(served > 0 || took <= 6 + ready_after, "{took} passes for {replicas}");
     }
 
     #[test]

@@ -68,3 +68,14 @@ fn a_new_version_that_never_comes_up_holds_up_the_others_and_goes_first_on_the_w
     let back = passes(&desired([three(3, "h1")]), &mut actual, never);
     insta::assert_snapshot!(format!("forth\n{forth}and back\n{back}"));
 }
+
+#[test]
+fn those_that_never_served_make_way_together() {
+    let mut actual = with_volumes((0..3).map(|n| replica(n, "h1")));
+    actual.unproven = (0..3).map(|n| format!("id-web-{n}")).collect();
+    let none = passes(&desired([three(3, "h2")]), &mut actual, |_, _| ());
+    let mut actual = with_volumes((0..3).map(|n| replica(n, "h1")));
+    actual.unproven = ["id-web-0".to_owned(), "id-web-2".to_owned()].into();
+    let one = passes(&desired([three(3, "h2")]), &mut actual, |_, _| ());
+    insta::assert_snapshot!(format!("none of them ever served\n{none}one of them does\n{one}"));
+}
