@@ -30,8 +30,8 @@ const SITE_CODES: &str = "It works with the hub away, and while the agent is dow
     (the line says why and what to do), 64 wrong usage or settings.";
 const DOCTOR_CODES: &str = "It changes nothing and needs neither hub nor agent; run it as root or as redforge-edge. Exit codes: 0 all \
     is well, 1 something to look at, 2 something failed, 64 wrong usage or settings.";
-const LOGS_CODES: &str = "Lines of both outputs, with what a terminal would obey made visible; read from Docker, so it works with \
-    the hub away and while the agent is down. Exit codes: 0 done, 1 failed, 64 wrong usage or settings.";
+const LOGS_CODES: &str = "Lines of both outputs, with what a terminal would obey made visible; read from Docker, and with --failed \
+    from the agent's ledger, so it works with the hub away and while the agent is down. Exit codes: 0 done, 1 failed, 64 wrong usage or settings.";
 
 /// RedForge edge agent: makes Docker match what the hub wants and keeps every record until the hub has it.
 #[derive(Parser)]
@@ -93,6 +93,9 @@ enum Command {
         /// Only the last so many lines of each container
         #[arg(long, default_value_t = 200)]
         tail: u32,
+        /// What it printed last when it failed last, with when and how: kept also when that container is gone
+        #[arg(long, conflicts_with = "follow")]
+        failed: bool,
         #[command(flatten)]
         at: Where,
     },
@@ -231,7 +234,8 @@ pub fn main() -> ExitCode {
         }
         Command::Release(target) => target.at.load().map(|c| at_the_site(&c, Deed::Release { of: target.target() })),
         Command::Restart { names, at } => at.load().map(|c| at_the_site(&c, Deed::Restart { instances: names })),
-        Command::Logs { name, follow, tail, at } => at.load().map(|c| show_logs(&c, &name, follow, tail)),
+        Command::Logs { name, tail, failed: true, at, .. } => at.load().map(|c| show_failed(&c, &name, tail)),
+        Command::Logs { name, follow, tail, at, .. } => at.load().map(|c| show_logs(&c, &name, follow, tail)),
         Command::Secret { at, act } => at.load().and_then(|config| keep_secret(&config, &act)),
         Command::Config { command: ConfigCommand::Check(at) } => at.load().map(|config| {
             say(&format!("{}\n# The settings can be used.", config.as_toml()));
@@ -327,6 +331,17 @@ fn show_logs(config: &Config, name: &Name, follow: bool, tail: u32) -> ExitCode 
     };
     let mut out = std::io::stdout();
     match runtime.block_on(logs::show(config, name, follow, tail, &mut out)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&format!("{e:#}"), 1),
+    }
+}
+
+fn show_failed(config: &Config, name: &Name, tail: u32) -> ExitCode {
+    let runtime = match runtime(1) {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(logs::show_failed(config, name, tail, &mut std::io::stdout())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&format!("{e:#}"), 1),
     }

@@ -67,6 +67,25 @@ pub struct StatusView {
     /// What is held at the site, the whole host first.
     #[serde(default)]
     pub holds: Vec<HoldView>,
+    /// Instances of which the last lines of what failed are kept.
+    #[serde(default)]
+    pub failed: Vec<FailedView>,
+}
+
+/// What an instance printed last when it failed is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailedView {
+    pub instance: Name,
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+impl FailedView {
+    /// Everything that is kept.
+    pub async fn read(ledger: &Ledger) -> Vec<Self> {
+        let kept = ledger.failed_at().await.unwrap_or_default();
+        kept.into_iter().map(|(instance, at)| Self { instance, at }).collect()
+    }
 }
 
 /// What is held at the site.
@@ -164,6 +183,7 @@ impl Page {
             facts: HostFacts::default(),
             warnings: self.troubles.iter().filter_map(|t| t.borrow().clone()).collect(),
             holds: Vec::new(),
+            failed: Vec::new(),
         };
         match stage {
             Stage::Starting(why) => view.starting = Some(why),
@@ -174,6 +194,7 @@ impl Page {
                 view.link = Some(link);
                 view.outbox.clone_from(&sources.outbox.borrow());
                 view.holds = HoldView::read(&sources.ledger, view.at).await;
+                view.failed = FailedView::read(&sources.ledger).await;
             }
         }
         view

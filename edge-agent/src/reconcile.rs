@@ -20,6 +20,7 @@ pub use fold::capacity;
 use futures_util::{StreamExt, stream::BoxStream};
 use jobs::Jobs;
 use knock::Doors;
+use lives::Lives;
 use memory::Remembered;
 use modules::ModulesSeen;
 use observe::{AppSeen, FlowSets};
@@ -35,7 +36,6 @@ use redforge_shared::{
 use scaling::{Counts, Loads};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -59,6 +59,8 @@ mod fetches;
 mod fold;
 mod jobs;
 mod knock;
+mod last_words;
+mod lives;
 mod memory;
 mod modules;
 mod observe;
@@ -136,6 +138,7 @@ pub struct Reconciler {
     doors: Doors,
     probes: Probes,
     shelf: Shelf,
+    lives: Lives,
     /// What was named when the blobs were last looked through.
     swept: Option<BTreeSet<Digest>>,
     looks: Looks,
@@ -207,6 +210,7 @@ impl Reconciler {
                 folder: deps.blobs.join("sha256"),
                 registries: deps.registries.clone(),
             },
+            lives: Lives::default(),
             swept: None,
             looks: Looks::default(),
             reclaimable_bytes: 0,
@@ -361,7 +365,7 @@ impl Reconciler {
             fetches::remember(&ledger, memory, brought).await?;
         }
         memory.forget_others(&ledger, &accepted.state).await?;
-
+        self.forget_logs(&accepted).await?;
         self.note_queues(&accepted.state);
         let mut view = self.look(accepted, memory).await?;
         let wanted = fetches::wanted(&view.chosen.state);
@@ -372,17 +376,19 @@ impl Reconciler {
         self.keep_asking(&view);
         self.remember_counts(&view, memory).await?;
         self.keep_edits(&view, memory).await?;
+        self.watch_lives(&view, memory);
         let ready = self.ready(&view, memory);
         let mut actual = plan::Actual {
             busy: self.jobs.busy(),
             resting: memory.resting(),
+            unproven: self.lives.unproven.clone(),
             ..reduce::actual(&view.chosen.state, &view.seen, &view.apps, &self.flow_sets, &view.homes, &ready)
         };
         self.safe_mode(&view, memory, &mut actual);
         self.preflight(&mut view, &actual, memory).await?;
         let steps = plan::plan(&view.desired, &memory.for_plan(), &actual);
 
-        let addresses = addresses(&view.seen);
+        let addresses = observe::addresses(&view.seen);
         let subnets = self.subnets(&steps).await?;
         let mut deeds = execute::Deeds {
             names: &self.names,
@@ -404,6 +410,7 @@ impl Reconciler {
         let faults = deeds.take_all(&steps).await;
         self.remember_failures(&view, &faults, memory).await?;
         let changed = self.report(&view, &actual, &faults, memory);
+        self.remember_ages(&view, memory).await?;
         self.note_given(&view, memory).await?;
         self.publish_edited(&view).await;
         let ended = self.end_trials(&view, &ready, &faults, memory).await?;
@@ -487,8 +494,4 @@ impl Reconciler {
         }
         Ok(())
     }
-}
-
-fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {
-    seen.containers.iter().filter_map(|c| Some((c.id.clone(), c.address?))).collect()
 }

@@ -306,8 +306,12 @@ pub enum RuntimeError {
     Foreign { name: String },
     #[error("the subnet {subnet} of network '{name}' is taken")]
     SubnetTaken { name: String, subnet: String },
-    #[error("a published port of '{name}' is taken")]
-    PortTaken { name: String },
+    #[error("a published port of '{name}' is taken{}", .port.as_ref().map_or(String::new(), |p| format!(": {p}")))]
+    PortTaken {
+        name: String,
+        /// `8080/tcp`, where the engine says which.
+        port: Option<String>,
+    },
     #[error("no space is left for {act} '{name}'")]
     DiskFull { act: &'static str, name: String },
     #[error("the engine does not know '{name}'")]
@@ -422,6 +426,8 @@ pub trait Runtime: Send + Sync {
     fn remove_image<'a>(&'a self, image: &'a str, reference: &'a str) -> Boxed<'a, Done<bool>>;
     /// Puts files, and the folders they need, below a folder of a container that may run.
     fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, files: &'a [File]) -> Boxed<'a, Done<()>>;
+    /// The last `tail` lines of a container's output, and with `follow` what comes after them until it ends.
+    fn last_lines(&self, container: &str, tail: u32, follow: bool) -> BoxStream<'static, Done<LogLine>>;
     /// A container's output from the whole second `since_s` (since 1970) on, and on; ends with the container.
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>>;
     /// Fires when something of this host may have changed. A hint: it carries nothing and may be lost.

@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     db::{ledger::Ledger, outbox},
     identity::IdentityDir,
-    page::{HoldView, HostView, StatusView, ask::exchange},
+    page::{FailedView, HoldView, HostView, StatusView, ask::exchange},
     run::lock::{self, Held},
 };
 use redforge_shared::{
@@ -14,6 +14,7 @@ use redforge_shared::{
     report::{
         Health, HostFacts, HostStatus, InstanceStatus, Phase, Reason, Sync,
         clean_up::{CleanUp, Leftover},
+        explained,
     },
 };
 use sentence::{MINUTE, grouped, span};
@@ -61,6 +62,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
         facts: HostFacts::default(),
         warnings: Vec::new(),
         holds: Vec::new(),
+        failed: Vec::new(),
     };
     if !config.state_dir.join("identity").exists() {
         return Ok(view);
@@ -71,6 +73,7 @@ async fn from_files(config: &Config, clock: &dyn Clock) -> anyhow::Result<Status
     if path.exists() {
         let ledger = Ledger::open(&path).await?;
         view.holds = HoldView::read(&ledger, clock.now()).await;
+        view.failed = FailedView::read(&ledger).await;
         view.status = ledger.desired().map(|desired| HostStatus {
             generation: desired.generation,
             spec_sha256: Some(desired.sha256),
@@ -150,6 +153,7 @@ pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
         let dropped = grouped(i.messages_dropped);
         all.push(format!("Warning: {} has thrown {dropped} messages away for want of room.", i.name));
     }
+    all.extend(view.status.iter().flat_map(|s| &s.instances).filter_map(|i| last_words(view, i)));
     all.extend(view.status.iter().flat_map(|s| leftovers(&s.clean_up, view.at)));
     all.extend(view.warnings.iter().map(|w| format!("Warning: {w}.")));
     if let Some(ahead) = view.link.as_ref().and_then(|l| l.clock_ahead_s).filter(|s| s.abs() > MINUTE) {
@@ -157,6 +161,15 @@ pub(crate) fn warnings(view: &StatusView) -> Vec<String> {
         all.push(format!("This host's clock is {} {word} the hub's.", span(ahead.abs())));
     }
     all
+}
+
+/// Where to read what failed of an instance, while that is why it is as it is, or nobody knows how it is.
+fn last_words(view: &StatusView, i: &InstanceStatus) -> Option<String> {
+    let failed = view.failed.iter().find(|f| f.instance == i.name)?;
+    let is_why = i.sync == Sync::RolledBack || i.phase == Phase::Crashed || i.health == Health::Error || !view.running;
+    let text =
+        || format!("{0} failed at {1}; what it printed last: redforge-edge logs {0} --failed", i.name, date(failed.at));
+    is_why.then(text)
 }
 
 /// What nothing needs any more, and what becomes of it.
@@ -239,8 +252,11 @@ pub(crate) fn instance_rows(status: &HostStatus, view: &StatusView) -> Vec<Vec<S
         }
         if let Some(p) = i.preflight.as_ref().filter(|_| i.reason == Some(Reason::PreflightRefused)) {
             let _ = write!(reason, " ({})", p.refusal());
-        } else if !i.names.is_empty() {
-            let _ = write!(reason, " ({})", i.names.join(", "));
+        } else {
+            let told = explained(i.reason, &i.names, i.detail.as_deref());
+            if !told.is_empty() {
+                let _ = write!(reason, " ({told})");
+            }
         }
         if let Some(step) = i.late {
             let _ = write!(reason, " (out of time: {step})");

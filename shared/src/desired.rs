@@ -355,6 +355,16 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// As the engine and people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// A document's canonical bytes and what they hash to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canonical {

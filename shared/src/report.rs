@@ -1,7 +1,8 @@
 //! What an agent says about its host: the status words, and one report that replaces the one before.
 //!
-//! Enums, numbers and names of the desired state only; text that began in a container has no field here. The one text that
-//! is free is the reason of a [`Hold`]: a person at the site typed it, it is bounded and printable (decision 14).
+//! Enums, numbers and names of the desired state only; text that a container printed has no field here. Two texts are free,
+//! bounded and printable: the reason of a [`Hold`], which a person at the site typed (decision 14), and the engine's words
+//! about a container that it would not start (decision 23).
 use crate::{
     desired::InstanceSpec,
     ids::{Digest, Name},
@@ -12,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 mod progress;
+mod why;
 
 pub use progress::Progress;
+pub use why::explained;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident),+ $(,)? }) => {
@@ -128,6 +131,9 @@ pub struct InstanceStatus {
     /// For an instance that scales by itself.
     #[serde(default)]
     pub scaled: Option<Scaled>,
+    /// With [`Reason::StartRefused`]: the engine's own words, as [`one_line`] has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// Somebody at the site wants something left as it is for a while.
@@ -163,6 +169,14 @@ pub fn printable(text: &str, most: usize) -> String {
     out
 }
 
+/// Most bytes of the engine's words.
+pub const MAX_DETAIL_BYTES: usize = 300;
+
+/// A program's words on one line, as [`printable`] as a person's.
+pub fn one_line(text: &str, most: usize) -> String {
+    printable(&text.split_whitespace().collect::<Vec<_>>().join(" "), most)
+}
+
 /// Characters that turn the writing's direction, or that nobody sees: what is shown must be what was typed.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -194,6 +208,7 @@ impl InstanceStatus {
             progress: None,
             replicas: Replicas::default(),
             scaled: None,
+            detail: None,
         }
     }
 }
@@ -242,5 +257,11 @@ mod tests {
         assert_eq!(printable("  press is open\x1b[2J\n ", 200), "press is open[2J");
         assert_eq!(printable("\u{202e}abc\u{200b}", 200), "abc");
         assert_eq!(printable("äää", 5), "ää");
+    }
+
+    #[test]
+    fn a_programs_words_stand_on_one_line() {
+        assert_eq!(one_line(" exec:\n\t\"no\u{1b}[2J\"\r\n  not found\0", 300), "exec: \"no[2J\" not found");
+        assert_eq!(one_line(&"äb ".repeat(1_000), MAX_DETAIL_BYTES).len(), MAX_DETAIL_BYTES);
     }
 }

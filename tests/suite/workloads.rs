@@ -10,6 +10,7 @@ mod full_disk;
 mod hostile;
 mod hot_deploy;
 mod kills;
+mod last_words;
 mod majors;
 mod modules;
 mod out;

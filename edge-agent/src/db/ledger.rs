@@ -22,11 +22,13 @@ use std::{
 use tokio::sync::watch;
 
 mod blobs;
+mod failed_log;
 mod given;
 mod kept;
 mod site;
 
 pub use blobs::BlobFault;
+pub use failed_log::{FailedLine, FailedLog};
 pub use given::{Given, GivenSecrets};
 pub use kept::KeptDraft;
 pub use site::{Scope, Site};
@@ -44,6 +46,9 @@ CREATE TABLE wanted (digest BLOB PRIMARY KEY, here INTEGER NOT NULL DEFAULT 0) S
 CREATE TABLE local_secret (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 ";
+
+/// Nothing ever wrote or read it: the identity is in files of its own.
+const UNUSED: &str = "DROP TABLE identity;";
 
 /// What went wrong, by the act that failed.
 #[derive(Debug, thiserror::Error)]
@@ -219,27 +224,6 @@ impl Ledger {
         .await
     }
 
-    /// A part of the identity that is kept here, such as the last accepted root.
-    pub async fn identity(&self, name: &str) -> Result<Option<Vec<u8>>, LedgerError> {
-        let name = name.to_owned();
-        self.call("reading the identity", move |c| {
-            c.query_row("SELECT value FROM identity WHERE name = ?1", [name], |r| r.get(0)).optional()
-        })
-        .await
-    }
-
-    /// Writes parts of the identity, all or none.
-    pub async fn set_identity(&self, parts: Vec<(String, Vec<u8>)>) -> Result<(), LedgerError> {
-        self.call("writing the identity", move |c| {
-            let tx = c.transaction()?;
-            for (name, value) in parts {
-                tx.execute("INSERT OR REPLACE INTO identity (name, value) VALUES (?1, ?2)", params![name, value])?;
-            }
-            tx.commit()
-        })
-        .await
-    }
-
     /// A small value by key (subnet, last hub time).
     pub async fn kv_get(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
         let key = key.to_owned();
@@ -301,7 +285,8 @@ fn judge(head: Option<(u64, Digest)>, generation: u64, sha256: Digest) -> Accept
 }
 
 fn open_checked(path: &Path) -> Result<(Connection, Head), OpenError> {
-    let steps = vec![M::up(SCHEMA), M::up(site::HOLDS), M::up(given::SCHEMA), M::up(kept::SCHEMA), M::up(site::CHAINS)];
+    let first = [SCHEMA, site::HOLDS, given::SCHEMA, kept::SCHEMA, site::CHAINS];
+    let steps: Vec<_> = first.into_iter().chain([failed_log::SCHEMA, UNUSED]).map(M::up).collect();
     let schema_version = steps.len();
     let shape = Shape { application_id: APPLICATION_ID, migrations: Migrations::new(steps), schema_version };
     let conn = super::open(path, &shape)?;

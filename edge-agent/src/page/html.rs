@@ -131,6 +131,7 @@ mod tests {
             facts: HostFacts::default(),
             warnings: vec!["a \"port\" is taken & gone".into()],
             holds: vec![HoldView { instance: None, hold }],
+            failed: vec![],
         }
     }
 

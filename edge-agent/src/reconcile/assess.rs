@@ -28,7 +28,7 @@ use redforge_shared::{
     scale::{Replicas, Scaled},
     standin,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use time::OffsetDateTime;
 
 mod inside;
@@ -67,6 +67,8 @@ pub struct Glance<'a> {
     /// Messages that a broker has thrown away; none while nobody listens to it.
     pub dropped: Option<u64>,
     pub scaled: Option<Scaled>,
+    /// Containers that have never done what they are there for.
+    pub unproven: &'a BTreeSet<String>,
 }
 
 /// Phase, health, sync, reason, and names that explain it.
@@ -110,6 +112,7 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
         progress: progress(g),
         replicas: Replicas::default(),
         scaled: g.scaled,
+        detail: detail(g).filter(|_| reason == Some(Reason::StartRefused)),
     }
 }
 
@@ -117,6 +120,12 @@ pub fn assess(g: &Glance<'_>) -> InstanceStatus {
 fn trial_ends_at(g: &Glance<'_>, at: OffsetDateTime) -> OffsetDateTime {
     let said = g.before.and_then(|b| b.trial_ends_at);
     said.filter(|said| (*said - at).abs() < time::Duration::seconds(2)).unwrap_or(at)
+}
+
+/// The engine's words about the spec that it refused, be it at this moment or before.
+fn detail(g: &Glance<'_>) -> Option<String> {
+    let failed = g.back.or_else(|| g.memory.failed.get(&g.spec.name).filter(|f| f.spec == g.wanted.spec));
+    failed.map_or_else(|| g.fault.and_then(ReconcileError::engines_words), |f| f.detail.clone())
 }
 
 /// What is being fetched for it, and how far that is.
@@ -277,7 +286,8 @@ fn hindered(g: &Glance<'_>) -> Option<Verdict> {
         let refused = p.findings.iter().filter(|f| f.verdict == preflight::Verdict::Refused);
         let names = refused.map(|f| f.check.to_string()).collect();
         let outdated = |c: &&ContainerSeen| !matches!(&g.wanted.blueprint, Blueprint::Ready(s) if s.hash == c.hash);
-        let health = if g.container.filter(outdated).is_some_and(serves) { Health::Healthy } else { Health::Error };
+        let health =
+            if g.container.filter(outdated).is_some_and(|c| serves(g, c)) { Health::Healthy } else { Health::Error };
         return Some(Verdict(phase, health, Sync::OutOfDate, Some(Reason::PreflightRefused), names));
     }
     if !g.blocked.is_empty() {
@@ -304,7 +314,7 @@ pub fn fault_reason(fault: &ReconcileError) -> Option<(Reason, Vec<String>)> {
             (Reason::RegistryDenied, vec![reference.clone(), registry.clone()])
         }
         RuntimeError::Foreign { name } => (Reason::ForeignObject, vec![name.clone()]),
-        RuntimeError::PortTaken { .. } => (Reason::PortTaken, vec![]),
+        RuntimeError::PortTaken { port, .. } => (Reason::PortTaken, port.iter().cloned().collect()),
         RuntimeError::DiskFull { .. } => (Reason::DiskFull, vec![]),
         RuntimeError::Refused { .. } => (Reason::StartRefused, vec![]),
         RuntimeError::SubnetTaken { subnet, .. } => (Reason::StartRefused, vec![subnet.clone()]),
@@ -352,19 +362,20 @@ fn without_image(g: &Glance<'_>) -> Verdict {
 /// What serves while something stands in the way of what shall: that its container runs is not all.
 fn serving(g: &Glance<'_>) -> (Phase, Health) {
     let Some(c) = g.container else { return (Phase::Pending, Health::Unknown) };
-    let inside = || flows_as_they_are(g).filter(|_| serves(c));
+    let inside = || flows_as_they_are(g).filter(|_| serves(g, c));
     match by_kind(g, c) {
         Verdict(phase, Health::Error, ..) => (phase, Health::Error),
         _ => match inside() {
             Some(Verdict(phase, Health::Error, ..)) => (phase, Health::Error),
-            _ if serves(c) => (phase_of(c), Health::Healthy),
+            _ if serves(g, c) => (phase_of(c), Health::Healthy),
             _ => (leaving(c), Health::Unknown),
         },
     }
 }
 
-fn serves(c: &ContainerSeen) -> bool {
-    c.state == ContainerState::Running
+/// It runs, and is not known never to have done what it is there for.
+pub fn serves(g: &Glance<'_>, c: &ContainerSeen) -> bool {
+    c.state == ContainerState::Running && !g.unproven.contains(&c.id)
 }
 
 fn phase_of(c: &ContainerSeen) -> Phase {

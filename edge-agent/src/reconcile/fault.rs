@@ -4,7 +4,10 @@ use crate::{
     runtime::RuntimeError,
     workload::{http::HttpError, resp::RespError},
 };
-use redforge_shared::{ids::Name, report::preflight::ChangeStep};
+use redforge_shared::{
+    ids::Name,
+    report::{MAX_DETAIL_BYTES, one_line, preflight::ChangeStep},
+};
 
 /// What went wrong in a pass, by act.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,15 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// What the engine said of a container that it refused, on one line.
+    pub(super) fn engines_words(&self) -> Option<String> {
+        let Self::Runtime(RuntimeError::Refused { source, .. }) = self else { return None };
+        let said = source.to_string();
+        // The client puts the answer's number before them.
+        let said = said.split_once("status code ").and_then(|(_, s)| s.split_once(": ")).map_or(&*said, |(_, s)| s);
+        Some(one_line(said, MAX_DETAIL_BYTES)).filter(|s| !s.is_empty())
+    }
+
     /// Would the same spec be refused again?
     pub(super) fn is_final(&self) -> bool {
         match self {

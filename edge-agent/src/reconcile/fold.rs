@@ -33,6 +33,7 @@ pub fn fold(one: InstanceStatus, each: &[InstanceStatus], around: Around<'_>) ->
         let explains = worst.health != Health::Healthy || worst.sync != Sync::UpToDate;
         (all.reason, all.names) =
             if explains { (worst.reason, worst.names.clone()) } else { (one.reason, one.names.clone()) };
+        all.detail = if explains { worst.detail.clone() } else { one.detail };
         all.exit_code = worst.exit_code;
         all.next_start_at = worst.next_start_at;
         (all.phase, all.health) = match ready {

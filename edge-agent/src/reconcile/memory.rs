@@ -2,7 +2,7 @@
 //!
 //! Rows of ledger.db, read once and written through. A row that cannot be understood is as good as none: everything here
 //! can be found out again.
-use super::{ReconcileError, clean_up::volumes::Unclaimed, crashes::Crashes, developer::Developed, plan};
+use super::{ReconcileError, clean_up::volumes::Unclaimed, crashes::Crashes, developer::Developed, lives::Since, plan};
 use crate::{
     db::ledger::{Ledger, LedgerError},
     runtime::ImageSeen,
@@ -31,6 +31,9 @@ pub struct Failed {
     pub spec: Digest,
     pub reason: Reason,
     pub names: Vec<String>,
+    /// The engine's own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// The step that ran out of time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<ChangeStep>,
@@ -111,6 +114,8 @@ pub struct Remembered {
     pub scaled: BTreeMap<Name, u32>,
     /// Runtimes that are in developer mode, or were and still hold what was edited.
     pub developed: BTreeMap<Name, Developed>,
+    /// What was last said of each instance.
+    pub since: BTreeMap<Name, Since>,
 }
 
 impl Remembered {
@@ -131,6 +136,7 @@ impl Remembered {
             removed: rows(ledger, "removed").await?,
             scaled: rows(ledger, "scale").await?,
             developed: rows(ledger, "developed").await?,
+            since: rows(ledger, "since").await?,
         })
     }
 
@@ -357,6 +363,14 @@ impl Remembered {
         Ok(())
     }
 
+    pub async fn set_since(&mut self, ledger: &Ledger, instance: &Name, since: Since) -> Result<(), ReconcileError> {
+        if self.since.get(instance) != Some(&since) {
+            write(ledger, "since", instance.as_str(), Some(&since)).await?;
+            self.since.insert(instance.clone(), since);
+        }
+        Ok(())
+    }
+
     /// Forgets instances that are no longer desired, so that a later one of the same name begins anew, and image ids that
     /// nobody refers to any more, so that a later use of the reference asks what it means then.
     pub async fn forget_others(&mut self, ledger: &Ledger, state: &DesiredState) -> Result<(), ReconcileError> {
@@ -369,6 +383,7 @@ impl Remembered {
             ("session", names_of(&self.sessions)),
             ("scale", names_of(&self.scaled)),
             ("developed", names_of(&self.developed)),
+            ("since", names_of(&self.since)),
         ];
         for (kind, names) in kinds {
             for name in names.iter().filter(|n| !keep(n)) {
@@ -382,6 +397,7 @@ impl Remembered {
         self.sessions.retain(|n, _| keep(n));
         self.scaled.retain(|n, _| keep(n));
         self.developed.retain(|n, _| keep(n));
+        self.since.retain(|n, _| keep(n));
         let specs = state.instances.iter().chain(self.last_good.values().map(|g| &g.spec));
         let used: BTreeSet<String> = specs.map(image_key).collect();
         let unused: Vec<_> = self.images.keys().filter(|i| !used.contains(*i)).cloned().collect();

@@ -38,6 +38,11 @@ pub enum AppSeen {
 /// Flow sets that lie on the host.
 pub type FlowSets = BTreeMap<Digest, Arc<FlowSet>>;
 
+/// Where running containers are reached now, by id.
+pub fn addresses(seen: &HostSeen) -> BTreeMap<String, IpAddr> {
+    seen.containers.iter().filter_map(|c| Some((c.id.clone(), c.address?))).collect()
+}
+
 /// Asks every running workload, all at once; by container.
 pub async fn apps(
     runtime: &dyn Runtime,

@@ -188,7 +188,7 @@ fn ports(name: &Name, ask: &Ask, asks: &[(Name, Ask)], said: &BTreeMap<Name, Pre
         };
         let holder = asks.iter().find(holds).map(|(n, _)| n.to_string());
         let taken = room.taken.iter().any(|t| t == port);
-        let protocol = if port.protocol == redforge_shared::desired::Protocol::Udp { "udp" } else { "tcp" };
+        let protocol = port.protocol.as_str();
         Finding {
             check: Check::Port,
             verdict: refused_if(holder.is_some() || taken),

@@ -8,9 +8,11 @@ use super::{
     crashes,
     execute::Faults,
     fold::{Around, fold},
+    last_words::Failure,
     memory::{Failed, Remembered},
     plan::{self, Blueprint},
     reduce::{self, last_given},
+    survey,
 };
 use crate::{
     db::ledger::{AcceptedDesired, Site},
@@ -50,6 +52,16 @@ impl Reconciler {
             }
         }
         ready
+    }
+
+    /// Does this container what its own spec asks for now?
+    pub(super) fn does(&self, view: &View, memory: &Remembered, c: &ContainerSeen) -> bool {
+        let before = self.status.borrow();
+        let mut all = view.chosen.state.instances.iter().zip(&view.desired.instances);
+        let Some((spec, wanted)) = all.find(|(spec, _)| spec.name == c.instance) else { return false };
+        let is_right = matches!(&wanted.blueprint, Blueprint::Ready(shape) if shape.hash == c.hash);
+        let glance = self.glance(view, memory, (spec, wanted), &before);
+        is_right && assess::does(&Glance { container: Some(c), app: view.apps.get(&c.id), ..glance })
     }
 
     /// What can be said of one of the instance's containers, be it the one that serves or not.
@@ -102,6 +114,7 @@ impl Reconciler {
             before: before.instances.iter().find(|b| b.name == spec.name),
             dropped: self.dropped(view.homes.get(&spec.name)),
             scaled: view.counts.scaled.get(&spec.name).copied(),
+            unproven: &self.lives.unproven,
         }
     }
 
@@ -126,7 +139,9 @@ impl Reconciler {
             let fault = faults.get(&Some(name.clone())).filter(|f| f.is_final() || hangs(f));
             if let Some((fault, (reason, names))) = fault.and_then(|f| Some((f, assess::fault_reason(f)?))) {
                 let unrestarted = view.chosen.unrestarted.get(name).copied();
-                let failed = Failed { spec: *asked, reason, names, late: assess::late_step(fault), unrestarted };
+                let (late, detail) = (assess::late_step(fault), fault.engines_words());
+                let failed = Failed { spec: *asked, reason, names, detail, late, unrestarted };
+                self.keep_refused(view, name, &failed).await;
                 memory.set_failed(&self.deps.ledger, name, Some(failed)).await?;
             }
         }
@@ -145,7 +160,14 @@ impl Reconciler {
         for wanted in &view.desired.instances {
             let Blueprint::Ready(shape) = &wanted.blueprint else { continue };
             for c in view.seen.containers.iter().filter(|c| c.instance == wanted.name && c.hash == shape.hash) {
+                let before = memory.crashes.get(&c.id).map_or(0, |k| k.ends);
                 let mut crashes = crashes::watch(memory.crashes.get(&c.id), c, now);
+                // What came back stays to be read in its container; what failed is nowhere else.
+                let is_news = |k: &&crashes::Crashes| k.ends > before && !view.chosen.back.contains_key(&wanted.name);
+                if let Some(k) = crashes.as_ref().filter(is_news) {
+                    let failure = Failure { reason: k.reason(), exit_code: k.exit_code, detail: None };
+                    self.keep_last_words(view, &wanted.name, Some(c), failure).await;
+                }
                 // Flows that it was given in this run, which goes on, are none of those that ended it before.
                 let given = last_given(&view.given, c, &view.homes).and_then(|given| given.since);
                 let newer = given.zip(assess::started(c)).is_some_and(|(given, started)| given > started);
@@ -174,7 +196,13 @@ impl Reconciler {
                 fault: faults.get(&Some(spec.name.clone())).or_else(|| faults.get(&None)),
                 ..self.glance(view, memory, (spec, wanted), &before)
             };
-            instances.push(self.of_all(view, (spec, wanted), &glance));
+            let mut status = self.of_all(view, (spec, wanted), &glance);
+            if let (Some(Reason::PortTaken), [port]) = (status.reason, &*status.names) {
+                let holder = survey::holder_of(port, &spec.name, &view.seen.containers).map(ToString::to_string);
+                status.names.extend(holder);
+            }
+            self.grow_old(view, memory, &mut status);
+            instances.push(status);
         }
         let wanted = |c: &ContainerSeen| view.chosen.state.instance(c.instance.as_str()).is_some();
         let leaving =
@@ -234,12 +262,14 @@ impl Reconciler {
             Blueprint::NoImage | Blueprint::Unmet => (None, view.counts.of(spec)),
         };
         let is_right = |c: &&'a ContainerSeen| Some(&c.hash) == hash;
-        // An outdated one that runs serves until its successor does.
+        // An outdated one that ever did serves until its successor does.
         let serves = |c: &&'a ContainerSeen| {
-            if is_right(c) { assess::does(&of(c)) } else { c.named && c.state == ContainerState::Running }
+            if is_right(c) { assess::does(&of(c)) } else { c.named && assess::serves(glance, c) }
         };
         let desired = if spec.suspend { 0 } else { view.counts.short.get(&spec.name).copied().unwrap_or(wish) };
-        let counts = Replicas { ready: own().filter(serves).count() as u32, desired, total: own().count() as u32 };
+        // While they are replaced one more may serve: nobody asked for that one.
+        let ready = (own().filter(serves).count() as u32).min(desired);
+        let counts = Replicas { ready, desired, total: own().count() as u32 };
         let one = InstanceStatus { replicas: counts, ..assess::assess(glance) };
         if !spec.is_replicated() {
             return one;

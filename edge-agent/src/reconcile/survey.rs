@@ -222,6 +222,13 @@ fn is_ours(port: &Port, containers: &[ContainerSeen]) -> bool {
     containers.iter().flat_map(|c| &c.ports).any(|p| p.host == port.host && p.protocol == port.protocol)
 }
 
+/// Another instance that publishes this `port/protocol` now.
+pub(super) fn holder_of<'a>(port: &str, own: &Name, containers: &'a [ContainerSeen]) -> Option<&'a Name> {
+    let others = containers.iter().filter(|c| c.instance != *own && c.state == ContainerState::Running);
+    let publishes = |c: &&ContainerSeen| c.ports.iter().any(|p| format!("{}/{}", p.host, p.protocol.as_str()) == port);
+    others.into_iter().find(publishes).map(|c| &c.instance)
+}
+
 /// Does another program hold it? Whatever else stops the test (rights, an address that is not here) is the engine's to say.
 fn is_taken(port: &Port) -> bool {
     let at = SocketAddr::new(port.address, port.host);

@@ -14,7 +14,10 @@ use redforge_shared::{
 
 mod changes;
 mod clean_up;
+mod data;
 mod in_turn;
+mod last_words;
+mod lives;
 mod replicas;
 mod scaling;
 mod sources;

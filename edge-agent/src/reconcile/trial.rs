@@ -8,6 +8,7 @@ use super::{
     ReconcileError, Reconciler, View, assess,
     choose::{plain, same_kind},
     execute::Faults,
+    last_words::Failure,
     memory::{Failed, LastGood, Remembered},
     plan::{Blueprint, Shape, Wanted},
     reduce::last_given,
@@ -78,10 +79,13 @@ impl Reconciler {
             let verdict = attempt.look(shown, limit, now);
             if first {
                 // Something that worked for a moment is more than nothing.
-                ended |= verdict == Verdict::Failed && !std::mem::replace(&mut attempt.overdue, true);
+                let late = verdict == Verdict::Failed && !std::mem::replace(&mut attempt.overdue, true);
+                ended |= late;
                 if settled {
                     attempt.overdue = false;
                     self.remember_good(view, wanted, memory).await?;
+                } else if let Some(said) = broken.filter(|_| late) {
+                    self.keep_broken(view, said, Reason::DeadlineExceeded).await;
                 }
                 continue;
             }
@@ -136,7 +140,8 @@ impl Reconciler {
         );
         let names = if said.names.is_empty() { vec![wanted.image.clone()] } else { said.names.clone() };
         let unrestarted = view.chosen.unrestarted.get(&wanted.name).copied();
-        let failed = Failed { spec: wanted.spec, reason, names, late, unrestarted };
+        let failed = Failed { spec: wanted.spec, reason, names, detail: said.detail.clone(), late, unrestarted };
+        self.keep_broken(view, said, reason).await;
         memory.set_failed(&self.deps.ledger, &wanted.name, Some(failed)).await?;
         // How the new flows ended their runtime is not held against the old ones in the same container.
         let kept = memory.last_good.get(&wanted.name).map(|good| good.container_hash.clone());
@@ -156,6 +161,13 @@ impl Reconciler {
         let its = self.trials.get(&wanted.name).filter(|t| t.spec == wanted.spec);
         let left = its.and_then(|t| t.trusted_in(Instant::now()));
         Some(self.deps.clock.now() + left.unwrap_or_else(|| self.time_of(wanted, memory).1))
+    }
+
+    /// Keeps what the container printed of which this was said.
+    async fn keep_broken(&self, view: &View, said: &InstanceStatus, reason: Reason) {
+        let its = |c: &&ContainerSeen| said.container_id.as_ref() == Some(&c.id);
+        let failure = Failure { reason, exit_code: said.exit_code, detail: said.detail.clone() };
+        self.keep_last_words(view, &said.name, view.seen.containers.iter().find(its), failure).await;
     }
 
     /// The next moment at which something ends by itself: a trial, the rest between two crashes, or the time after which one

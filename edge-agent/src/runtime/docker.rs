@@ -24,6 +24,7 @@ mod image;
 mod lines;
 mod network;
 mod observe;
+mod ports;
 
 /// Seconds before a request of which nothing came back is given up; stopping a container may take most of it.
 const REQUEST_TIMEOUT_S: u64 = 120;
@@ -86,7 +87,7 @@ fn failed(act: &'static str, name: &str, error: Error) -> RuntimeError {
         return RuntimeError::DiskFull { act, name };
     }
     if says("port is already allocated") || says("address already in use") {
-        return RuntimeError::PortTaken { name };
+        return RuntimeError::PortTaken { name, port: ports::taken(&message) };
     }
     let source: Cause = Box::new(error);
     match status {
@@ -294,6 +295,10 @@ impl Runtime for Docker {
 
     fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, files: &'a [File]) -> Boxed<'a, Done<()>> {
         self.upload_below(container, folder, files).boxed()
+    }
+
+    fn last_lines(&self, container: &str, tail: u32, follow: bool) -> BoxStream<'static, Done<LogLine>> {
+        self.tail_of(container, tail, follow)
     }
 
     fn logs(&self, container: &str, since_s: i64) -> BoxStream<'static, Done<LogLine>> {

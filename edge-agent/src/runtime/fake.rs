@@ -34,8 +34,6 @@ struct World {
     images: BTreeMap<String, ImageSeen>,
     /// Images that a registry is sending, and how far it is.
     coming: BTreeMap<String, (u64, u64)>,
-    /// Names that objects without our label bear.
-    foreign: BTreeSet<String>,
     taken_subnets: BTreeSet<String>,
     /// Images whose containers end by themselves at once.
     crashing: BTreeSet<String>,
@@ -43,6 +41,10 @@ struct World {
     crashing_only: BTreeSet<(String, String)>,
     /// Images whose containers the engine refuses to start.
     refused: BTreeSet<String>,
+    /// Images whose containers publish a port that somebody has.
+    ports_taken: BTreeMap<String, String>,
+    /// What containers of an image print, by its id.
+    said: BTreeMap<String, Vec<LogLine>>,
     /// What its registry says that an image is for.
     architectures: BTreeMap<String, Vec<String>>,
     /// Images that a registry has.
@@ -115,9 +117,6 @@ impl World {
 
     fn create(&mut self, names: &Names, place: Place<'_>, spec: &ContainerSpec) -> Done<()> {
         let name = names.container(place.instance, place.replica);
-        if self.foreign.contains(&name) {
-            return Err(RuntimeError::Foreign { name });
-        }
         let known = self.images.values().any(|i| i.id == spec.image_id);
         if !known {
             let source = "no such image".into();
@@ -188,7 +187,8 @@ impl Runtime for FakeRuntime {
                 .filter(|(_, (host, _))| *host == names.host)
                 .map(|(n, (_, v))| (n.clone(), v.clone()))
                 .collect(),
-            foreign: world.foreign.iter().filter(|n| names.owns(n)).cloned().collect(),
+            // Everything here bears labels.
+            foreign: BTreeSet::new(),
         }))
     }
 
@@ -220,13 +220,9 @@ impl Runtime for FakeRuntime {
         instance: &'a Name,
         purpose: VolumePurpose,
     ) -> Boxed<'a, Done<()>> {
-        ready(self.change(format!("volume {name}")).and_then(|mut world| {
-            if world.foreign.contains(name) {
-                return Err(RuntimeError::Foreign { name: name.into() });
-            }
+        ready(self.change(format!("volume {name}")).map(|mut world| {
             let seen = VolumeSeen { birth: format!("T{}", world.calls), instance: instance.clone(), purpose };
             world.volumes.entry(name.into()).or_insert((names.host, seen));
-            Ok(())
         }))
     }
 
@@ -296,6 +292,9 @@ impl Runtime for FakeRuntime {
             if world.refused.contains(&image) {
                 let (act, name, source) = ("start", container.to_owned(), "no such command".into());
                 return Err(RuntimeError::Refused { act, name, source });
+            }
+            if let Some(port) = world.ports_taken.get(&image).cloned() {
+                return Err(RuntimeError::PortTaken { name: container.to_owned(), port: Some(port) });
             }
             let crashes =
                 world.crashing.contains(&image) || world.crashing_only.contains(&(image, container.to_owned()));
@@ -426,6 +425,16 @@ impl Runtime for FakeRuntime {
 
     fn put_below<'a>(&'a self, container: &'a str, folder: &'a str, _: &'a [File]) -> Boxed<'a, Done<()>> {
         ready(self.change(format!("put files below {folder} of {container}")).map(|_| ()))
+    }
+
+    fn last_lines(&self, container: &str, tail: u32, _follow: bool) -> BoxStream<'static, Done<LogLine>> {
+        let mut world = self.world();
+        let Ok(image) = world.container(container).map(|m| m.spec.image_id.clone()) else {
+            return stream::iter([Err(not_found(container))]).boxed();
+        };
+        let said = world.said.get(&image).cloned().unwrap_or_default();
+        let skipped = said.len().saturating_sub(tail as usize);
+        stream::iter(said.into_iter().skip(skipped).map(Ok)).boxed()
     }
 
     fn logs(&self, _container: &str, _since_s: i64) -> BoxStream<'static, Done<LogLine>> {

@@ -1,7 +1,7 @@
 //! The first line of `redforge-edge status`, and numbers and spans as people read them. Pure.
 use crate::page::StatusView;
 use next::next;
-use redforge_shared::report::{Health, InstanceStatus, Phase, Reason, Sync, preflight::Preflight};
+use redforge_shared::report::{Health, InstanceStatus, Phase, Reason, Sync, explained, preflight::Preflight};
 use std::fmt::Write as _;
 use time::{OffsetDateTime, macros::format_description};
 
@@ -84,7 +84,8 @@ fn records(waiting: u64) -> String {
 /// What is wrong on the host, if anything, and what to do about it where that can be done here.
 fn trouble(view: &StatusView) -> Option<String> {
     let status = view.status.as_ref()?;
-    let names = || if status.names.is_empty() { String::new() } else { format!(" ({})", status.names.join(", ")) };
+    let with = |told: String| if told.is_empty() { told } else { format!(" ({told})") };
+    let names = || with(status.names.join(", "));
     match status.reason {
         Some(Reason::RuntimeUnreachable) => {
             return Some(
@@ -123,9 +124,10 @@ fn trouble(view: &StatusView) -> Option<String> {
         }
         Some(reason) => {
             let worst = status.instances.iter().find(|i| i.reason == Some(reason) && i.names == status.names);
+            let why = |i: &InstanceStatus| with(explained(i.reason, &i.names, i.detail.as_deref()));
             let said = match worst {
                 Some(i) if i.sync == Sync::RolledBack => {
-                    format!("{} went back to what worked before: {reason}{}", i.name, names())
+                    format!("{} went back to what worked before: {reason}{}", i.name, why(i))
                 }
                 Some(i) if reason == Reason::WaitingForSession => {
                     format!("{} waits for the agent's first session at broker {}", i.name, i.names.join(", "))
@@ -138,10 +140,10 @@ fn trouble(view: &StatusView) -> Option<String> {
                     let code = i.exit_code.map_or(String::new(), |c| format!(", exit code {c}"));
                     format!("{} has crashed: {reason}{code}", i.name)
                 }
-                Some(i) => format!("{} is {}, {}: {reason}{}", i.name, i.health, i.sync, names()),
+                Some(i) => format!("{} is {}, {}: {reason}{}", i.name, i.health, i.sync, why(i)),
                 None => format!("{}, {}: {reason}{}", status.health, status.sync, names()),
             };
-            let step = worst.and_then(|i| next(reason, i.name.as_str(), &i.names));
+            let step = worst.and_then(|i| next(reason, i, view.failed.iter().any(|f| f.instance == i.name)));
             return Some(step.map_or(said.clone(), |step| format!("{said}; next: {step}")));
         }
         None => {}

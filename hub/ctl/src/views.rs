@@ -4,7 +4,7 @@ use crate::{
     words,
 };
 use redforge_shared::{
-    report::Progress,
+    report::{Progress, Reason, explained},
     scale::Scaled,
     standin,
     units::human_bytes,
@@ -41,7 +41,8 @@ fn why(reason: i32, names: &[String]) -> String {
 
 /// The reason of its status, with what ran out of time and the numbers of what did not fit; and who holds it at its site.
 fn instance_why(s: &pb::InstanceStatus) -> String {
-    let mut text = why(s.reason, &s.names);
+    let told = explained(Reason::from_wire(s.reason), &s.names, Some(&*s.detail).filter(|d| !d.is_empty()));
+    let mut text = why(s.reason, &Some(told).filter(|t| !t.is_empty()).into_iter().collect::<Vec<_>>());
     if let Some(p) = s.preflight.as_ref().filter(|_| s.reason() == pb::StatusReason::PreflightRefused) {
         text = format!("{}: {}", words::reason(s.reason), wire::preflight(p).map(|p| p.refusal()).unwrap_or_default());
     }
@@ -286,7 +287,7 @@ fn instance_json(i: &pb::Instance) -> Value {
                "nextStartAt": words::time(s.next_start_at.as_ref()),
                "trialEndsAt": words::time(s.trial_ends_at.as_ref()), "progress": s.progress.clone().map(progress_json),
                "replicas": {"ready": s.replicas_ready, "desired": s.replicas_desired, "total": s.replicas_total},
-               "scaled": scaled_json(s)})
+               "scaled": scaled_json(s), "detail": s.detail})
     });
     object
 }

@@ -332,6 +332,7 @@ async fn report(b: &Bench, host: HostId, generation: u64, sha256: Digest) {
         progress: None,
         replicas: Default::default(),
         scaled: None,
+        detail: None,
     };
     let status = HostStatus {
         generation,

@@ -5,7 +5,7 @@ use super::rows::{at, last};
 use redforge_shared::{
     desired::Developer,
     report::{
-        Phase, Progress, Reason, Sync,
+        Phase, Progress, Reason, Sync, explained,
         preflight::{ChangeStep, Finding, Verdict},
     },
     scale::Scaled,
@@ -103,7 +103,7 @@ pub fn draft_id(d: &pb::FlowSetDraft) -> String {
 fn why(s: &pb::InstanceStatus) -> Option<Note> {
     let reason = Reason::from_wire(s.reason);
     let late = ChangeStep::from_wire(s.late).map(|step| format!("out of time: {step}"));
-    let names = s.names.join(", ");
+    let names = explained(reason, &s.names, Some(&*s.detail).filter(|d| !d.is_empty()));
     let sync = Sync::from_wire(s.sync);
     if sync == Some(Sync::RolledBack) {
         let word = reason.map(|r| r.to_string());

@@ -3,9 +3,10 @@ use super::{InvalidMessage, from_timestamp, pb, preflight::preflight, timestamp}
 use crate::{
     ids::Name,
     report::{
-        Health, Hold, HostFacts, InstanceStatus, Link, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES, MAX_NAME_BYTES,
-        MAX_NAMES, Phase, Progress, Reason, ScaleLimit, ScaleMetric, Sync,
+        Health, Hold, HostFacts, InstanceStatus, Link, MAX_DETAIL_BYTES, MAX_HOLD_REASON_BYTES, MAX_HOLDER_BYTES,
+        MAX_NAME_BYTES, MAX_NAMES, Phase, Progress, Reason, ScaleLimit, ScaleMetric, Sync,
         clean_up::Leftover,
+        one_line,
         preflight::{ChangeStep, Check, Verdict},
         printable,
     },
@@ -90,6 +91,7 @@ impl From<&InstanceStatus> for pb::InstanceStatus {
             replicas_desired: s.replicas.desired,
             replicas_total: s.replicas.total,
             scaled: s.scaled.map(Into::into),
+            detail: s.detail.clone().unwrap_or_default(),
         }
     }
 }
@@ -147,6 +149,7 @@ impl TryFrom<pb::InstanceStatus> for InstanceStatus {
             progress: s.progress.map(Into::into),
             replicas: Replicas { ready: s.replicas_ready, desired: s.replicas_desired, total: s.replicas_total },
             scaled: s.scaled.as_ref().and_then(Scaled::from_wire),
+            detail: Some(one_line(&s.detail, MAX_DETAIL_BYTES)).filter(|d| !d.is_empty()),
         })
     }
 }

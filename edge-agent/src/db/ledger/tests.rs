@@ -54,6 +54,37 @@ async fn edited_flows_are_kept_until_they_are_dropped_and_over_a_restart() {
 }
 
 #[tokio::test]
+async fn what_failed_last_is_kept_over_a_restart_until_nobody_keeps_its_instance() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ledger.db");
+    let (a, b): (Name, Name) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+    let at = OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(1_764_000_000_123);
+    let log = |text: &str| FailedLog {
+        at,
+        reason: redforge_shared::report::Reason::ContainerExited,
+        exit_code: Some(3),
+        detail: None,
+        image: "a:1".into(),
+        container: Some("c".into()),
+        lines: vec![FailedLine { at_ns: 7, stream: "stderr".into(), text: text.into() }],
+    };
+    let ledger = Ledger::open(&path).await.expect("opens");
+    for (name, text) in [(&a, "first"), (&a, "second"), (&b, "third")] {
+        ledger.keep_failed_log(name, &log(text)).await.expect("commits");
+    }
+    drop(ledger);
+    let ledger = Ledger::open(&path).await.expect("opens again");
+    assert_eq!(ledger.failed_log(&a).await.expect("reads"), Some(log("second")));
+    assert_eq!(ledger.failed_at().await.expect("reads"), [(a.clone(), at), (b.clone(), at)]);
+    ledger.forget_failed_logs(|n| *n == b).await.expect("commits");
+    assert_eq!(ledger.failed_log(&a).await.expect("reads"), None);
+    assert_eq!(ledger.failed_log(&b).await.expect("reads"), Some(log("third")));
+    let conn = Connection::open(&path).expect("opens");
+    conn.execute("UPDATE failed_log SET body = x'00'", []).expect("writes");
+    assert_eq!(ledger.failed_log(&b).await.expect("reads"), None, "what nobody understands is nothing");
+}
+
+#[tokio::test]
 async fn a_newer_generation_is_kept_across_a_reopen_and_an_older_one_is_not_taken() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("ledger.db");

@@ -10,10 +10,7 @@ use bollard::{
     },
     query_parameters as query,
 };
-use redforge_shared::{
-    desired::{Port, Protocol},
-    ids::Name,
-};
+use redforge_shared::{desired::Port, ids::Name};
 use std::collections::HashMap;
 
 /// The name under which instances find the agent.
@@ -189,11 +186,7 @@ pub(super) fn mount(m: &MountSpec) -> Mount {
 }
 
 fn port_key(p: &Port) -> String {
-    let protocol = match p.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    format!("{}/{protocol}", p.container)
+    format!("{}/{}", p.container, p.protocol.as_str())
 }
 
 fn port_bindings(ports: &[Port]) -> PortMap {

@@ -1,12 +1,11 @@
-//! The last lines that a container printed, for a person at the machine.
+//! The last lines that a container printed.
 use super::{Docker, failed, incomplete, line};
 use crate::runtime::{Done, LogLine};
 use bollard::query_parameters as query;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 
 impl Docker {
-    /// The last `tail` lines of a container, and with `follow` what comes after them until it ends.
-    pub fn last_lines(&self, container: &str, tail: u32, follow: bool) -> BoxStream<'static, Done<LogLine>> {
+    pub(super) fn tail_of(&self, container: &str, tail: u32, follow: bool) -> BoxStream<'static, Done<LogLine>> {
         let (docker, container) = (self.clone(), container.to_owned());
         let options = query::LogsOptions {
             follow,

@@ -1,5 +1,6 @@
 //! What a test makes the fake engine do: fail, crash, hang, hold what others own; and what it looks at afterwards.
 use super::*;
+use crate::runtime::LogStream;
 
 impl FakeRuntime {
     /// Every `n`th changing call fails, none with `None`.
@@ -15,11 +16,6 @@ impl FakeRuntime {
     /// What changed the engine since the last call of this.
     pub fn take_journal(&self) -> Vec<String> {
         std::mem::take(&mut self.world().journal)
-    }
-
-    /// Puts an object of this name there that is not ours.
-    pub fn plant_foreign(&self, name: &str) {
-        self.world().foreign.insert(name.into());
     }
 
     /// Makes a subnet unusable.
@@ -63,6 +59,19 @@ impl FakeRuntime {
         world.crashing_only.insert((id, container.into()));
     }
 
+    /// Containers of this reference's image print these lines, a second apart.
+    pub fn image_says(&self, reference: &str, lines: &[&str]) {
+        let mut world = self.world();
+        let id = world.images[reference].id.clone();
+        let line = |(n, text): (usize, &&str)| LogLine {
+            at_ns: n as i64 * 1_000_000_000,
+            stream: LogStream::Stdout,
+            bytes: bytes::Bytes::copy_from_slice(text.as_bytes()),
+            partial: false,
+        };
+        world.said.insert(id, lines.iter().enumerate().map(line).collect());
+    }
+
     /// When the container was started, as a real engine writes it.
     pub fn set_started(&self, container: &str, at: &str) {
         self.world().containers.get_mut(container).expect("the container is there").seen.started_at = at.into();
@@ -73,6 +82,13 @@ impl FakeRuntime {
         let mut world = self.world();
         let id = world.images[reference].id.clone();
         world.refused.insert(id);
+    }
+
+    /// Containers of this reference's image publish a port that somebody has.
+    pub fn take_port(&self, reference: &str, port: &str) {
+        let mut world = self.world();
+        let id = world.images[reference].id.clone();
+        world.ports_taken.insert(id, port.into());
     }
 
     /// A registry has the image; the host does not.

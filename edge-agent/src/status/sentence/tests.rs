@@ -2,8 +2,8 @@
 use super::*;
 use crate::{
     link::{LinkView, OutboxNumbers},
-    page::{HoldView, HostView},
-    status::render,
+    page::{FailedView, HoldView, HostView},
+    status::{render, warnings},
 };
 use redforge_shared::{
     ids::HostId,
@@ -49,6 +49,7 @@ fn view() -> StatusView {
         facts: HostFacts::default(),
         warnings: vec![],
         holds: vec![],
+        failed: vec![],
     }
 }
 
@@ -57,7 +58,7 @@ fn waiting(records: u64, bytes: u64) -> Vec<OutboxNumbers> {
     vec![OutboxNumbers { class, waiting: records, waiting_bytes: bytes, refused: 0, absorbed: 0, lost: 0 }]
 }
 
-fn instance(name: &str) -> InstanceStatus {
+pub(super) fn instance(name: &str) -> InstanceStatus {
     InstanceStatus {
         name: name.parse().expect("a name"),
         kind: "container".into(),
@@ -81,6 +82,7 @@ fn instance(name: &str) -> InstanceStatus {
         progress: None,
         replicas: Default::default(),
         scaled: None,
+        detail: None,
     }
 }
 
@@ -176,6 +178,30 @@ fn the_first_line_says_what_can_be_done_in_every_state() {
     insta::assert_snapshot!(lines.join("\n"));
     crashed.warnings = vec!["the status page is not on 127.0.0.1:7460: it is taken".into()];
     insta::assert_snapshot!(render(&crashed));
+}
+
+/// What failed has a log, a port that is taken a holder, and a refusal the engine's words.
+#[test]
+fn what_failed_is_told_with_what_there_is_to_read() {
+    let (e, h) = (Health::Error, Health::Healthy);
+    let mut went_back = of(with(view(), h, Sync::RolledBack, Reason::ProbeFailed, &["web:2"]));
+    went_back.failed = vec![FailedView { instance: "press".parse().expect("a name"), at: view().at }];
+    let mut refused = of(with(view(), e, Sync::Failed, Reason::StartRefused, &[]));
+    refused.status.as_mut().expect("a status").instances[1].detail = Some("exec: \"no\": not found".into());
+    refused.failed.clone_from(&went_back.failed);
+    let states = [
+        sentence(&went_back),
+        sentence(&of(with(view(), e, Sync::OutOfDate, Reason::PortTaken, &["8080/tcp"]))),
+        sentence(&of(with(view(), e, Sync::OutOfDate, Reason::PortTaken, &["8080/tcp", "web"]))),
+        render(&refused),
+    ];
+    insta::assert_snapshot!(states.join("\n"));
+    assert!(warnings(&went_back)[0].contains("redforge-edge logs press --failed"));
+    // What works again has nothing to be read, and of an agent that is down nobody knows.
+    went_back.status.as_mut().expect("a status").instances = vec![instance("press")];
+    assert_eq!(warnings(&went_back), Vec::<String>::new());
+    went_back.running = false;
+    assert_eq!(warnings(&went_back).len(), 1);
 }
 
 #[test]

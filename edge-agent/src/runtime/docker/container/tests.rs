@@ -78,7 +78,7 @@ prop_compose! {
     ) -> InstanceSpec {
         let volume = |(name, path): (String, String)| Volume { name: name.parse().expect("letters"), path };
         let port = |(container, host, ip): (u16, u16, [u8; 4])| Port {
-            container, host, address: std::net::Ipv4Addr::from(ip).into(), protocol: Protocol::Tcp,
+            container, host, address: std::net::Ipv4Addr::from(ip).into(), protocol: redforge_shared::desired::Protocol::Tcp,
         };
         let mut spec = InstanceSpec::bare("a".parse().expect("a name"), image, workload);
         spec.env = env;
